@@ -1,0 +1,39 @@
+"""Hands the schemas to Hydra: each YAML names its own as `/schema/<name>` in its defaults."""
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from pd_finetune import config, stage_configs
+
+SCHEMAS: dict[str, Any] = {
+    # stages
+    "run": config.RunConfig,
+    "pretrain": stage_configs.PretrainConfig,
+    "decompose": stage_configs.DecomposeConfig,
+    "harvest": stage_configs.HarvestConfig,
+    "export": stage_configs.ExportConfig,
+    "figures": stage_configs.FiguresConfig,
+    # groups
+    "model": config.ModelConfig,
+    "decomposition": config.DecompositionConfig,
+    "languages": config.LanguagesConfig,
+    "selection_top": config.TopSelection,
+    "selection_label": config.LabelSelection,
+    "selection_keys": config.KeysSelection,
+    "selection_random": config.RandomSelection,
+    "method_mask": config.MaskConfig,
+    "method_lora": config.LoraConfig,
+    "token_budget": config.TokenBudgetConfig,
+    "objective": config.ObjectiveConfig,
+    "evaluation": config.EvaluationConfig,
+    "logger": config.LoggerConfig,
+    "recipe": stage_configs.RecipeConfig,
+}
+
+
+def register_schemas() -> None:
+    """Store every schema under the group `schema`; calling it twice does no harm."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema, provider="pd_finetune")

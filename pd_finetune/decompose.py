@@ -1,0 +1,72 @@
+"""Decompose a target's matrices into rank-1 subcomponents: `python -m pd_finetune.decompose`."""
+
+from pathlib import Path
+
+from pd_finetune.cli import stage_main
+from pd_finetune.stage_configs import DecomposeConfig
+
+
+def run(config: DecomposeConfig) -> Path:
+    """Train (or go on training) a decomposition and write it with its evidence."""
+    from dataclasses import asdict
+
+    import numpy as np
+    import torch
+    from hydra.utils import instantiate
+
+    from pd_finetune.decomposition.quality import evidence, print_evidence
+    from pd_finetune.decomposition.store import save_decomposition
+    from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.files import make_folder
+    from pd_finetune.results.environment import versions
+    from pd_finetune.runtime import device_of, prepare
+    from pd_finetune.targets.load import load_target
+    from pd_finetune.text.mixture import mixed_windows
+    from pd_finetune.text.tokens import token_stream, windows
+
+    prepare(config.threads)
+    out = make_folder(Path(config.out).expanduser())
+    target = load_target(config.model.folder, device_of(config.device), config.model.dtype)
+    source = instantiate(config.languages.source)
+    recipe = config.recipe
+    batches = mixed_windows(
+        target.tokenizer, source, config.mixture, recipe.rows, recipe.window, config.seed
+    )
+    trainer = Trainer(target, config, batches, out)
+    trainer.train()
+    held_out = np.concatenate(
+        [
+            windows(
+                token_stream(target.tokenizer, source, name, "validation"),
+                config.quality.rows_per_language,
+                recipe.window,
+            )
+            for name in config.mixture
+        ]
+    )
+    ids = torch.from_numpy(held_out).to(target.model.device)
+    proof = evidence(target, trainer.components, trainer.ci_function, ids, config.quality)
+    save_decomposition(
+        out,
+        trainer.components,
+        trainer.ci_function,
+        trainer.reads,
+        config.ci_function,
+        recipe.window,
+        target,
+        {
+            "config": asdict(config) | {"out": out.name},
+            "training_tokens": trainer.step * recipe.rows * recipe.window,
+            "seconds": round(trainer.seconds, 1),
+            "text": {name: source.fingerprint(name) for name in config.mixture},
+            "evidence": proof,
+            "history": trainer.history,
+            "versions": versions(),
+        },
+    )
+    print_evidence(proof)
+    return out
+
+
+if __name__ == "__main__":
+    stage_main("decompose", run)

@@ -1,0 +1,40 @@
+"""The two leaky readings of a causal-importance output (SPD, arXiv:2506.20790, section on CI).
+
+Both are clamps to [0, 1] whose gradients leak, so that a subcomponent that is off or saturated can
+come back. `leak` is 0.01 in every published run.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEAK = 0.01
+
+
+class _LowerLeaky(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return x.clamp(0.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return lower_leaky_gradient(x, grad)
+
+
+def lower_leaky_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of `lower_leaky`: g in (0, 1], leak * min(g, 0) at or below 0, nothing above 1."""
+    inside = torch.where(x > 0, grad, LEAK * grad.clamp_max(0.0))
+    return torch.where(x > 1, torch.zeros_like(grad), inside)
+
+
+def lower_leaky(x: Tensor) -> Tensor:
+    """clamp(x, 0, 1); below 0 the gradient passes, times 0.01, only where descent raises x."""
+    return _LowerLeaky.apply(x)
+
+
+def upper_leaky(x: Tensor) -> Tensor:
+    """0 below 0, x in [0, 1], 1 + 0.01 (x - 1) above; used in the minimality loss only."""
+    return torch.where(x > 1, 1 + LEAK * (x - 1), x.clamp(0.0, 1.0))

@@ -1,0 +1,143 @@
+"""The loss of one training step, in the merged (current) and the separate (paper) form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.losses import (
+    FrequencyPenalty,
+    Kernels,
+    faithfulness,
+    masks_and_p_norm,
+    masks_and_smooth_l0,
+    p_norm_minimality,
+)
+from pd_finetune.decomposition.reconstruction import Reconstruction
+from pd_finetune.decomposition.sources import PersistentSources, random_routes
+from pd_finetune.stage_configs import RecipeConfig
+
+
+def annealed(start: float, end: float, progress: float, fraction: float) -> float:
+    """Linear from `start` to `end` over the first `fraction` of the training, then constant."""
+    return start + (end - start) * min(1.0, progress / fraction)
+
+
+@dataclass
+class StepLoss:
+    """Total loss with its graph, its terms as numbers, and the leaf whose gradient climbs."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, float] = field(default_factory=dict)
+    sources: Float[Tensor, "rows *rest"] | None = None
+
+
+@dataclass
+class StepMaker:
+    """Makes the loss of a step from a batch; holds what all steps share."""
+
+    model: nn.Module
+    components: Subcomponents
+    ci_function: CIFunction
+    sources: PersistentSources | None
+    frequency: FrequencyPenalty
+    recipe: RecipeConfig
+    kernels: Kernels
+    precision: str
+
+    def loss(
+        self, ids: Int[Tensor, "rows pos"], step: int, generator: torch.Generator
+    ) -> StepLoss:
+        """Reconstruction + minimality + frequency + faithfulness of one batch."""
+        recipe = self.recipe
+        progress = step / recipe.steps
+        recon = Reconstruction(self.model, self.components, self.ci_function, ids, self.precision)
+        x = recon.pre_sigmoid()
+        form = self._merged if recipe.recon == "merged" else self._separate
+        result, means = form(recon, x, progress, generator)
+        if recipe.minimality == "smooth_l0":
+            minimality = recipe.minimality_coefficient * means.sum()
+            frequency = recipe.frequency_coefficient * self.frequency(means)
+        else:
+            minimality = recipe.minimality_coefficient * p_norm_minimality(
+                means, ids.numel(), recipe.beta
+            )
+            frequency = torch.zeros_like(minimality)
+        result.total = result.total + minimality + frequency
+        if step % recipe.faithfulness_every == 0:
+            # evaluated every few steps, weighted up by as much: same mean gradient, less work
+            term = faithfulness(self.components, self.model, recipe.faithfulness)
+            weight = recipe.faithfulness_coefficient * recipe.faithfulness_every
+            result.total = result.total + weight * term
+            result.terms["faithfulness"] = term.item()
+        result.terms["minimality"] = minimality.item()
+        result.terms["frequency"] = frequency.item()
+        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / ids.numel()
+        return result
+
+    def _masks(
+        self, x: Tensor, r: Tensor, progress: float
+    ) -> tuple[Float[Tensor, "rows pos C"], Float[Tensor, " C"]]:
+        recipe = self.recipe
+        if recipe.minimality == "p_norm":
+            return masks_and_p_norm(x, r, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
+        gamma = annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
+        return masks_and_smooth_l0(x, r, torch.tensor(gamma, device=x.device), self.kernels)
+
+    def _merged(
+        self, recon: Reconstruction, x: Tensor, progress: float, generator: torch.Generator
+    ) -> tuple[StepLoss, Tensor]:
+        """One masked forward: the first half of the rows adversarial on all sites, the other
+        stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
+        rows, length, C = x.shape
+        sites = len(self.components.sites)
+        hostile = 0 if self.sources is None else rows // 2
+        shape = (rows - hostile, length, C + sites)
+        r = torch.rand(shape, generator=generator).to(x.device)
+        route = random_routes(rows, length, sites, generator).to(x.device)
+        leaf = None
+        if self.sources is not None:
+            leaf = self.sources.leaf()
+            r = torch.cat([_over_positions(leaf, length), r])
+            route[:hostile] = True
+        mask, means = self._masks(x, r[..., :C], progress)
+        kl = recon.divergence(mask, r[..., C:], route)
+        terms = {"stochastic_kl_nats": kl[hostile:].mean().item()}
+        if hostile:
+            terms["adversarial_kl_nats"] = kl[:hostile].mean().item()
+        return StepLoss(kl.mean(), terms, leaf), means
+
+    def _separate(
+        self, recon: Reconstruction, x: Tensor, progress: float, generator: torch.Generator
+    ) -> tuple[StepLoss, Tensor]:
+        """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
+        rows, length, C = x.shape
+        sites = len(self.components.sites)
+        r = torch.rand((rows, length, C + sites), generator=generator).to(x.device)
+        route = random_routes(rows, length, sites, generator).to(x.device)
+        mask, means = self._masks(x, r[..., :C], progress)
+        stochastic = recon.divergence(mask, r[..., C:], route).mean()
+        terms = {"stochastic_kl_nats": stochastic.item()}
+        if self.sources is None:
+            return StepLoss(stochastic, terms), means
+        for _ in range(self.recipe.adversary_extra_climbs):
+            leaf = self.sources.leaf()
+            r = _over_positions(leaf, length)
+            mask, _unused = self._masks(x.detach(), r[..., :C], progress)
+            (gradient,) = torch.autograd.grad(recon.divergence(mask, r[..., C:]).mean(), leaf)
+            self.sources.climb(gradient)
+        leaf = self.sources.leaf()
+        r = _over_positions(leaf, length)
+        mask, _unused = self._masks(x, r[..., :C], progress)
+        adversarial = recon.divergence(mask, r[..., C:]).mean()
+        terms["adversarial_kl_nats"] = adversarial.item()
+        return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
+
+
+def _over_positions(values: Tensor, length: int) -> Float[Tensor, "rows pos any"]:
+    return values if values.ndim == 3 else values[:, None].expand(-1, length, -1)

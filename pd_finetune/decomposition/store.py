@@ -1,0 +1,114 @@
+"""A decomposition on disk: safetensors for weights, JSON for configuration and evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.sites import Site, module_at
+from pd_finetune.errors import UserError
+from pd_finetune.files import file_sha256, make_folder, replacing, write_json
+from pd_finetune.stage_configs import CIFunctionConfig
+from pd_finetune.targets.load import Target
+
+EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
+WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
+
+
+def decomposition_folder(folder: str) -> Path:
+    """The folder meant by `decomposition.folder` ("embedded": the one that ships)."""
+    return EMBEDDED_DECOMPOSITION if folder == "embedded" else Path(folder).expanduser()
+
+
+def save_decomposition(
+    folder: Path,
+    components: Subcomponents,
+    ci_function: CIFunction,
+    reads: dict[str, str],
+    size: CIFunctionConfig,
+    window: int,
+    target: Target,
+    record: dict[str, Any],
+) -> None:
+    """Write V, U and the CI function, then the record that describes them (last: it completes)."""
+    from safetensors.torch import save_file
+
+    make_folder(folder)
+    tensors: dict[str, Tensor] = {}
+    for name in components.sites:
+        tensors[f"V.{name}"] = components.V(name).detach().float().cpu().contiguous()
+        tensors[f"U.{name}"] = components.U(name).detach().float().cpu().contiguous()
+    for name, value in ci_function.state_dict().items():
+        # 16 bits suffice for the function that predicts importances; V and U stay exact
+        tensors[f"ci_function.{name}"] = value.half().cpu().contiguous()
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    write_json(
+        folder / RECORD,
+        {
+            "format": 1,
+            "target_hash": target.hash,
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "window": window,
+            "sites": {name: asdict(site) for name, site in components.sites.items()},
+            "reads": reads,
+            "ci_function": asdict(size),
+            **record,
+        },
+    )
+
+
+def load_decomposition(folder: str, target: Target) -> Decomposition:
+    """Read a stored decomposition and check that it is of this target.
+
+    Raises:
+        UserError: files are missing or broken, or it was made from another target.
+    """
+    from safetensors.torch import load_file
+
+    root = decomposition_folder(folder)
+    if not (root / RECORD).is_file() or not (root / WEIGHTS).is_file():
+        raise UserError(
+            f"no decomposition at '{root}': {RECORD} and {WEIGHTS} are needed; "
+            "make one with python -m pd_finetune.decompose, or set decomposition.folder"
+        )
+    try:
+        record = json.loads((root / RECORD).read_text())
+        sites = {name: Site(**fields) for name, fields in record["sites"].items()}
+        size = CIFunctionConfig(**record["ci_function"])
+        reads, window = record["reads"], int(record["window"])
+        target_hash, weights_hash = record["target_hash"], record["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"broken decomposition record '{root / RECORD}': {error}") from None
+    if target_hash != target.hash:
+        raise UserError(
+            f"the decomposition at '{root}' is of another target "
+            f"({target_hash[:12]}..., given is {target.hash[:12]}...): "
+            "set model.folder or decomposition.folder so that they belong together"
+        )
+    actual = file_sha256(root / WEIGHTS)
+    if actual != weights_hash:
+        raise UserError(f"'{root / WEIGHTS}' is damaged: its checksum differs from the record's")
+    tensors = load_file(root / WEIGHTS)
+    components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
+    with torch.no_grad():
+        for name, site in sites.items():
+            module_at(target.model, site)
+            components.V(name).copy_(tensors[f"V.{name}"])
+            components.U(name).copy_(tensors[f"U.{name}"])
+    prefix = "ci_function."
+    ci_function.load_state_dict(
+        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+    )
+    device = target.model.device
+    components.requires_grad_(False).to(device)
+    ci_function.requires_grad_(False).to(device)
+    return Decomposition(components, ci_function, window, weights_hash, record)

@@ -1,0 +1,209 @@
+"""Training a decomposition: optimiser, schedule, logging, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.initialise import initialise
+from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
+from pd_finetune.decomposition.sites import find_sites
+from pd_finetune.decomposition.sources import PersistentSources
+from pd_finetune.decomposition.step import StepLoss, StepMaker
+from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.files import replacing
+from pd_finetune.stage_configs import DecomposeConfig
+from pd_finetune.targets.load import Target
+
+BatchAt = Callable[[int], Int[Tensor, "rows window"]]
+
+
+@dataclass
+class Trainer:
+    """Everything a decomposition's training carries from step to step.
+
+    Args:
+        target: the frozen model.
+        config: sites, recipe, sizes, seed.
+        batch_at: the batch of a step, a function of the step alone (so that a resume repeats it).
+        folder: where `checkpoint.pt` and `metrics.jsonl` go.
+    """
+
+    target: Target
+    config: DecomposeConfig
+    batch_at: BatchAt
+    folder: Path
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config, recipe = self.config, self.config.recipe
+        model, device = self.target.model, self.target.model.device
+        sites = find_sites(model, config.sites)
+        self.reads = shared_inputs(model, sites, torch.zeros(1, 2, dtype=torch.long, device=device))
+        torch.manual_seed(config.seed)
+        self.components = Subcomponents(sites).to(device)
+        self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
+        initialise(self.components, model, config.seed)
+        total = sum(self.ci_function.C)
+        sources = None
+        if recipe.adversary:
+            sources = PersistentSources(
+                self._source_shape(total + len(sites)),
+                recipe.adversary_lr,
+                (recipe.adversary_betas[0], recipe.adversary_betas[1]),
+                self._generator(-1),
+            ).to(device)
+        self.maker = StepMaker(
+            model=model,
+            components=self.components,
+            ci_function=self.ci_function,
+            sources=sources,
+            frequency=FrequencyPenalty(
+                total, recipe.frequency_scale, recipe.frequency_half_life_steps
+            ).to(device),
+            recipe=recipe,
+            kernels=Kernels(config.compile),
+            precision=config.precision,
+        )
+        parameters = [*self.components.parameters(), *self.ci_function.parameters()]
+        self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
+
+    def _source_shape(self, width: int) -> tuple[int, ...]:
+        recipe = self.config.recipe
+        rows = recipe.rows // 2 if recipe.recon == "merged" else recipe.rows
+        return (rows, recipe.window, width) if recipe.adversary_scope == "position" else (rows, width)
+
+    def _generator(self, step: int) -> torch.Generator:
+        # a generator per step: nothing about random state needs to be saved
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step + 1)
+
+    def lr_at(self, step: int) -> float:
+        """Cosine from `lr` to `lr_final_fraction` of it."""
+        recipe = self.config.recipe
+        cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        return recipe.lr * (recipe.lr_final_fraction + (1 - recipe.lr_final_fraction) * cosine)
+
+    def train_step(self) -> StepLoss:
+        """One optimiser step of V, U and the CI function; the sources climb on its backward."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr_at(self.step)
+        ids = self.batch_at(self.step).to(self.target.model.device)
+        result = self.maker.loss(ids, self.step, self._generator(self.step))
+        for term, value in {**result.terms, "loss": result.total.item()}.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{term} is {value} at step {self.step}; last good checkpoint: "
+                    f"{self.checkpoint if self.checkpoint.is_file() else 'none'}; lower recipe.lr"
+                )
+        result.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if result.sources is not None and self.maker.sources is not None:
+            assert result.sources.grad is not None
+            self.maker.sources.climb(result.sources.grad)
+        self.step += 1
+        return result
+
+    def train(self, progress: bool = True) -> None:
+        """Train to the end, from the checkpoint where there is one."""
+        if self.checkpoint.is_file():
+            self.load(self.checkpoint)
+        steps, window = self.config.recipe.steps, []
+        tokens = self.config.recipe.rows * self.config.recipe.window
+        started, before, first = time.monotonic(), self.seconds, self.step
+        bar = tqdm(
+            total=steps, initial=self.step, desc="decompose", unit="step", disable=not progress
+        )
+        while self.step < steps:
+            window.append(self.train_step().terms)
+            bar.update()
+            if self.step % self.config.log_steps == 0 or self.step == steps:
+                names = {name for terms in window for name in terms}
+                means = {
+                    n: sum(t[n] for t in window if n in t) / sum(n in t for t in window)
+                    for n in sorted(names)
+                }
+                elapsed = time.monotonic() - started
+                speed = (self.step - first) * tokens / elapsed
+                self.history.append({"step": self.step, "tokens_per_second": speed, **means})
+                bar.set_postfix(
+                    kl=f"{means['stochastic_kl_nats']:.3f}",
+                    adversary=f"{means.get('adversarial_kl_nats', float('nan')):.3f}",
+                    l0=f"{means['ci_l0']:.0f}",
+                    tokens_s=f"{speed:.0f}",
+                )
+                window = []
+            if self.step % self.config.checkpoint_steps == 0 or self.step == steps:
+                self.seconds = before + time.monotonic() - started
+                self.save(self.checkpoint)
+        bar.close()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _identity(self) -> dict[str, Any]:
+        config = asdict(self.config)
+        kept = ("sites", "recipe", "ci_function", "mixture", "seed")
+        return {"target": self.target.hash, **{name: config[name] for name in kept}}
+
+    def save(self, path: Path) -> None:
+        """Write the whole state atomically, then the metrics so far."""
+        maker = self.maker
+        with replacing(path) as temporary:
+            torch.save(
+                {
+                    "identity": json.dumps(self._identity(), sort_keys=True),
+                    "components": self.components.state_dict(),
+                    "ci_function": self.ci_function.state_dict(),
+                    "sources": maker.sources.state_dict() if maker.sources else None,
+                    "frequency": maker.frequency.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "history": self.history,
+                },
+                temporary,
+            )
+        with replacing(self.folder / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            UserError: the file is broken, or is of another target or configuration.
+        """
+        try:
+            state = torch.load(path, map_location=self.target.model.device, weights_only=True)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
+        if state["identity"] != json.dumps(self._identity(), sort_keys=True):
+            raise UserError(
+                f"checkpoint '{path}' is of another target or configuration: "
+                "give another out=, or delete it"
+            )
+        self.components.load_state_dict(state["components"])
+        self.ci_function.load_state_dict(state["ci_function"])
+        if self.maker.sources is not None:
+            self.maker.sources.load_state_dict(state["sources"])
+        self.maker.frequency.load_state_dict(state["frequency"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = state["history"]

@@ -1,0 +1,9 @@
+"""Errors that a user can mend: one line that names the value given and the way out."""
+
+
+class UserError(Exception):
+    """A mistake in the input, not in the program; the command line prints it without a traceback."""
+
+
+class TrainingError(Exception):
+    """A training that cannot go on (NaN, divergence); names step, term and last good checkpoint."""

@@ -1,0 +1,61 @@
+"""Values of the unedited target, kept on disk: a sweep pays for them once.
+
+The key covers everything that decides a value: weights, architecture, tokenizer, text, split and
+window. A file of another model can't be served, because it has another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pd_finetune.files import cache_folder, make_folder, write_json
+from pd_finetune.targets.load import Target
+
+_VERSION = 1  # raised whenever the meaning of a stored value changes
+_ABOUT_LOADING = ("_name_or_path", "transformers_version", "architectures", "dtype")
+
+
+def identity(target: Target) -> str:
+    """Hex SHA-256 of what the target computes: weights, architecture, tokenizer, types, device."""
+    config = target.model.config.to_dict()
+    facts = {
+        "version": _VERSION,
+        "weights": target.hash,
+        "config": {name: config[name] for name in sorted(config) if name not in _ABOUT_LOADING},
+        "tokenizer": target.tokenizer.to_str(),
+        # kernels differ in the last digits between devices and types
+        "dtype": str(target.model.dtype),
+        "device": target.model.device.type,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def cached(target_identity: str, facts: dict[str, Any], compute: Callable[[], Any]) -> Any:
+    """The JSON value stored for `facts` of this target, else `compute()`, which is then stored.
+
+    Raises:
+        UserError: the cache folder cannot be written.
+    """
+    key = json.dumps({"target": target_identity, **facts}, sort_keys=True)
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = cache_folder() / "evaluation" / f"{name}.json"
+    stored = _read(path, key)
+    if stored is not None:
+        return stored
+    value = compute()
+    make_folder(path.parent)
+    write_json(path, {"key": key, "value": value})
+    return value
+
+
+def _read(path: Path, key: str) -> Any:
+    """The value of a cache file; None where it is absent, damaged or belongs to another key."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["value"] if content["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,179 @@
+"""The one objective that every method is trained on.
+
+    mean over target tokens of max(0, chance - CE)  +  kl_weight * mean KL(clean || edited)
+
+Each token's cross-entropy is hinged by itself: it is pushed up to chance and not past it. A hinge
+on the mean would be off wherever one token (the first after end-of-text, at 11 to 13 nats) is far
+above chance. The KL is per token of protected text. All of it in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pd_finetune.finetuning.vocabulary import log_partition, mean_embedding_and_negentropy
+from pd_finetune.targets.load import Target
+from pd_finetune.text.budget import TargetSample
+
+_ROWS = 32  # rows of a forward: more are accumulated, so that memory doesn't grow with the budget
+_KEPT_BYTES = 2**30  # clean log-probabilities larger than this are made again at every step
+
+
+def has_linear_head(target: Target, ids: Int[Tensor, "rows pos"]) -> bool:
+    """Whether logits are `hidden @ embedding.T` and nothing else (no bias, soft cap or scale)."""
+    head = target.model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return False
+    with torch.no_grad():
+        logits = target.model(input_ids=ids, use_cache=False).logits.float()
+        hidden = target.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        mine = (hidden @ head.weight.T).float()
+    return mine.shape == logits.shape and torch.allclose(mine, logits, atol=1e-3, rtol=1e-3)
+
+
+@dataclass
+class _Clean:
+    """What the KL needs of the clean predictions of the pool: one of the two forms."""
+
+    mean_embedding: Float[Tensor, "pool pos width"] | None = None
+    negentropy: Float[Tensor, "pool pos"] | None = None
+    log_probabilities: Float[Tensor, "pool pos vocab"] | None = None
+
+
+class Objective:
+    """Target and protected terms for one sample and one pool of protected windows.
+
+    Built while the target runs clean: the clean side of the KL is computed here, once.
+
+    Args:
+        pool: windows of protected text, end-of-text first.
+        kl_weight: nats of KL against nats of target cross-entropy.
+        fused: take the partition sum in chunks where the head allows it; False holds all logits.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        sample: TargetSample,
+        pool: Int[Tensor, "pool tokens"],
+        kl_weight: float,
+        fused: bool = True,
+    ) -> None:
+        self.target, self.kl_weight = target, kl_weight
+        self.chance_nats = target.chance_nats
+        device = target.model.device
+        self._rows = sample.rows.to(device)
+        self._counted = sample.counted.to(device)
+        self.target_tokens = sample.tokens
+        self._pool = pool.to(device)
+        self.fused = fused and has_linear_head(target, self._pool[:1])
+        if self.fused:
+            head = target.model.get_output_embeddings()
+            self._embedding = head.weight.detach().float()
+        self._clean = self._clean_pool()
+
+    @torch.no_grad()
+    def _clean_pool(self) -> _Clean:
+        parts = self._pool.split(_ROWS)
+        if self.fused:
+            pairs = []
+            for ids in parts:
+                hidden = self._hidden(ids)
+                mean, negentropy = mean_embedding_and_negentropy(
+                    hidden.flatten(0, 1), self._embedding
+                )
+                pairs.append((mean.view_as(hidden), negentropy.view(ids.shape)))
+            return _Clean(torch.cat([m for m, _ in pairs]), torch.cat([n for _, n in pairs]))
+        logs = self._logits(self._pool[:1]).log_softmax(-1)
+        if logs.numel() * len(self._pool) * 4 > _KEPT_BYTES:
+            return _Clean()
+        return _Clean(
+            log_probabilities=torch.cat([self._logits(ids).log_softmax(-1) for ids in parts])
+        )
+
+    def _hidden(self, ids: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos width"]:
+        output = self.target.model.base_model(input_ids=ids, use_cache=False)
+        return output.last_hidden_state.float()
+
+    def _logits(self, ids: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos vocab"]:
+        return self.target.model(input_ids=ids, use_cache=False).logits.float()
+
+    def target_ce(self, part: slice = slice(None)) -> Float[Tensor, " tokens"]:
+        """Cross-entropy of each counted target token of the rows in `part`, in nats."""
+        ids, counted = self._rows[part], self._counted[part, 1:]
+        labels = ids[:, 1:][counted]
+        if not self.fused:
+            logits = self._logits(ids[:, :-1])[counted]
+            return F.cross_entropy(logits, labels, reduction="none")
+        hidden = self._hidden(ids[:, :-1])[counted]
+        return log_partition(hidden, self._embedding) - (hidden * self._embedding[labels]).sum(-1)
+
+    def clean_log_probabilities(self, rows: Int[Tensor, " rows"]) -> Tensor | None:
+        """[rows, pos, vocab] from the clean model where they must be made anew, else None.
+
+        To be called outside of the edit.
+        """
+        if self.fused or self._clean.log_probabilities is not None:
+            return None
+        with torch.no_grad():
+            return self._logits(self._pool[rows]).log_softmax(-1)
+
+    def protected_kl(
+        self, rows: Int[Tensor, " rows"], clean: Tensor | None = None
+    ) -> Float[Tensor, "rows pos"]:
+        """KL(clean || edited) at each position of the pool's windows `rows`, in nats."""
+        ids = self._pool[rows]
+        if not self.fused:
+            if clean is None:
+                assert self._clean.log_probabilities is not None
+                clean = self._clean.log_probabilities[rows]
+            edited = self._logits(ids).log_softmax(-1)
+            return F.kl_div(edited, clean, reduction="none", log_target=True).sum(-1)
+        assert self._clean.mean_embedding is not None and self._clean.negentropy is not None
+        hidden = self._hidden(ids)
+        expected = (hidden * self._clean.mean_embedding[rows]).sum(-1)
+        partition = log_partition(hidden.flatten(0, 1), self._embedding).view_as(expected)
+        return self._clean.negentropy[rows] - expected + partition
+
+    def both(
+        self, rows: Int[Tensor, " rows"]
+    ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "rows pos"]]:
+        """`target_ce()` and `protected_kl(rows)` from one forward; for a fused objective only.
+
+        A forward of one short row costs a sixth of one of 16 windows, so small samples ride along.
+        """
+        assert self._clean.mean_embedding is not None and self._clean.negentropy is not None
+        count, length = self._rows.shape
+        windows = self._pool[rows]
+        width = max(length - 1, windows.shape[1])
+        # padding is on the right, where causal attention doesn't look
+        ids = torch.cat(
+            [
+                F.pad(self._rows[:, :-1], (0, width - length + 1)),
+                F.pad(windows, (0, width - windows.shape[1])),
+            ]
+        )
+        hidden = self._hidden(ids)
+        predicting = hidden[:count, : length - 1][self._counted[:, 1:]]
+        protected = hidden[count:, : windows.shape[1]]
+        partition = log_partition(torch.cat([predicting, protected.flatten(0, 1)]), self._embedding)
+        labels = self._rows[self._counted]
+        ce = partition[: len(labels)] - (predicting * self._embedding[labels]).sum(-1)
+        expected = (protected * self._clean.mean_embedding[rows]).sum(-1)
+        kl = self._clean.negentropy[rows] - expected + partition[len(labels) :].view_as(expected)
+        return ce, kl
+
+    def hinge(self, ce: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        """How far each token's cross-entropy is below chance, in nats; 0 above it."""
+        return (self.chance_nats - ce).clamp_min(0.0)
+
+    def sample_parts(self) -> Iterator[slice]:
+        """The sample's rows, in parts that one forward takes."""
+        for start in range(0, len(self._rows), _ROWS):
+            yield slice(start, start + _ROWS)

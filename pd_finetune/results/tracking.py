@@ -1,0 +1,129 @@
+"""Mirrors of a run's local files: none, or W&B, which never asks for anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from pd_finetune.config import LoggerConfig
+from pd_finetune.errors import UserError
+from pd_finetune.results.record import RunRecord
+
+
+class Tracker(Protocol):
+    """Somewhere that metrics are mirrored to; the local files stay the truth."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def record(self, record: RunRecord) -> None: ...
+
+    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None: ...
+
+    def finish(self, exit_code: int) -> None:
+        """To be called in a `finally`: 0 marks the run finished, anything else failed."""
+        ...
+
+
+class NoTracker:
+    """`logger=none`."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def record(self, record: RunRecord) -> None:
+        """Nothing."""
+
+    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
+        """Nothing."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing."""
+
+
+class WandbTracker:
+    """One W&B run; metrics are named `section/name`.
+
+    Args:
+        settings: project, group and whether it is online.
+        folder: run directory; W&B's own folder goes inside it.
+        name: the run's name in W&B.
+        config: resolved config.
+
+    Raises:
+        UserError: online mode without a stored login, or W&B cannot start.
+    """
+
+    def __init__(
+        self, settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
+    ) -> None:
+        import wandb
+
+        online = settings.kind == "wandb_online"
+        if online and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+            raise UserError("logger=wandb_online needs a login: run `wandb login` or take another")
+        self._wandb = wandb
+        try:
+            self._run = wandb.init(
+                project=settings.project,
+                group=settings.group,
+                name=name,
+                dir=str(folder),
+                config=config,
+                mode="online" if online else "offline",
+                # a second run of one process is another run, not a continuation
+                reinit="create_new",
+                settings=wandb.Settings(
+                    silent=True,
+                    quiet=True,
+                    console="off",
+                    x_disable_stats=True,
+                    x_disable_meta=True,
+                    disable_git=True,
+                    disable_code=True,
+                ),
+            )
+        except (wandb.errors.Error, OSError) as error:
+            line = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            raise UserError(f"logger={settings.kind}: W&B cannot start ({line})") from None
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one training step."""
+        self._run.log(metrics, step=step)
+
+    def record(self, record: RunRecord) -> None:
+        """The result, as summary values."""
+        values: dict[str, Any] = {
+            "result/to_chance_nats": record.to_chance_nats,
+            "result/english_kl_nats": record.english_kl_nats,
+            "result/trainable_parameters": record.trainable_parameters,
+            "result/total_seconds": record.seconds.total,
+        }
+        for name, damage in record.damage_nats.items():
+            values[f"damage_nats/{name}"] = damage
+            values[f"base_ce_nats/{name}"] = record.base.ce_nats[name]
+            values[f"edited_ce_nats/{name}"] = record.edited.ce_nats[name]
+        for key, value in record.masks.items():
+            values[f"masks/{key}"] = value
+        self._run.summary.update({name: v for name, v in values.items() if v is not None})
+
+    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
+        """A table of prompts and continuations before and after."""
+        columns: list[str | int] = ["language", "prompt", "before", "after"]
+        rows: list[Any] = [
+            [language, t["prompt"], t["before"], t["after"]] for language, t in rollouts.items()
+        ]
+        self._run.log({"rollouts/texts": self._wandb.Table(columns=columns, data=rows)})
+
+    def finish(self, exit_code: int) -> None:
+        """End the run; W&B marks it failed where `exit_code` is not 0."""
+        self._run.finish(exit_code=exit_code)
+
+
+def open_tracker(
+    settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
+) -> Tracker:
+    """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
+    if settings.kind == "none":
+        return NoTracker()
+    return WandbTracker(settings, folder, name, config)

@@ -1,0 +1,260 @@
+"""Schemas of the stages around a run: pretraining, decomposing, harvesting, exporting, figures.
+
+As in `config.py`, nothing here imports torch.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from pd_finetune.config import DecompositionConfig, LanguagesConfig, ModelConfig, one_of, require
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def require_mixture(mixture: dict[str, float], languages: list[str]) -> None:
+    """Refuse a mixture that is empty, has a negative share, or names an unknown language."""
+    require(len(mixture) > 0, "mixture is empty: give each language a share")
+    for language, share in mixture.items():
+        require(share > 0, f"mixture.{language}={share} must be above 0")
+        require(
+            language in languages,
+            f"mixture.{language}: possible languages are {', '.join(languages)}",
+        )
+
+
+@dataclass
+class StageConfig:
+    """What every stage takes."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0  # CPU threads; 0: torch's default
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed={self.seed} must not be negative")
+        require(self.threads >= 0, f"threads={self.threads} must not be negative")
+
+
+# ------------------------------------------------------------------ pretrain
+
+
+@dataclass
+class ArchitectureConfig:
+    """Shape of a LlamaSimpleMLP target (Goodfire's 67M model: 768 wide, 4 layers, 6 heads)."""
+
+    vocab_size: int = 4096
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_width: int = 512
+    context: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "layers", "heads", "mlp_width", "context"):
+            value = getattr(self, name)
+            require(value >= 1, f"architecture.{name}={value} must be at least 1")
+        require(
+            self.width % (2 * self.heads) == 0,
+            f"architecture.width={self.width} must be a multiple of 2 * heads ({2 * self.heads})",
+        )
+
+
+@dataclass
+class OptimisationConfig:
+    """AdamW with warm-up, a constant stretch and a linear decay to zero (so that it extends)."""
+
+    steps: int = 5000
+    batch: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    clip: float = 1.0
+    checkpoint_steps: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_steps"):
+            require(getattr(self, name) >= 1, f"optimisation.{name} must be at least 1")
+        require(self.lr > 0, f"optimisation.lr={self.lr} must be above 0")
+
+
+@dataclass
+class PretrainConfig(StageConfig):
+    """Train a small target from scratch: `python -m pd_finetune.pretrain`."""
+
+    languages: LanguagesConfig = MISSING
+    mixture: dict[str, float] = MISSING  # share of each language in the training windows
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
+    tokenizer: str = "train"  # a folder with tokenizer.json, or "train" a new one on the mixture
+    tokenizer_characters: int = 24_000_000
+    precision: str = "auto"
+    compile: bool = False
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("precision", self.precision, PRECISIONS)
+        require_mixture(self.mixture, self.languages.all)
+        require(self.tokenizer_characters >= 1, "tokenizer_characters must be at least 1")
+
+
+# ------------------------------------------------------------------ decompose
+
+
+@dataclass
+class CIFunctionConfig:
+    """Size of the causal-importance transformer (published: 8 blocks of 2048, 16 heads, 8192)."""
+
+    width: int = 256
+    blocks: int = 2
+    heads: int = 4
+    mlp_width: int = 512
+
+
+@dataclass
+class RecipeConfig:
+    """Losses and optimiser of a decomposition (`recipe=merged` or `recipe=paper`).
+
+    minimality: `smooth_l0`: g^2 / (g^2 + gamma^2) and a frequency term f log2(1 + scale f);
+        `p_norm`: g^p, times (1 + beta log2(1 + sum over tokens)).
+    faithfulness: ||Delta||^2, `relative` to ||W||^2 (mean over sites) or per `entries` (summed).
+    adversary: persistent sources that climb the reconstruction loss, per `row` or `position`.
+    """
+
+    steps: int = 4000
+    rows: int = 16
+    window: int = 64
+    lr: float = 1e-3
+    lr_final_fraction: float = 0.1
+    clip: float = 0.01  # gradient norm of V and U
+    recon: str = "merged"  # one masked forward a step, or "separate" ones
+    minimality: str = "smooth_l0"
+    minimality_coefficient: float = 3e-4
+    gamma_start: float = 1.0
+    gamma_end: float = 0.02
+    anneal_fraction: float = 0.9  # of the training, over which gamma falls
+    p_start: float = 2.0
+    p_end: float = 0.4
+    beta: float = 0.5
+    frequency_coefficient: float = 1e-4
+    frequency_scale: float = 32768.0
+    frequency_half_life_steps: float = 200.0  # of the running mean of firing frequencies
+    faithfulness: str = "relative"
+    faithfulness_coefficient: float = 1e3
+    faithfulness_every: int = 4  # evaluated at every n-th step, times n
+    adversary: bool = True
+    adversary_lr: float = 0.01
+    adversary_betas: list[float] = field(default_factory=lambda: [0.5, 0.99])
+    adversary_scope: str = "row"
+    adversary_extra_climbs: int = 0  # in the separate form
+
+    def __post_init__(self) -> None:
+        one_of("recipe.recon", self.recon, ("merged", "separate"))
+        one_of("recipe.minimality", self.minimality, ("smooth_l0", "p_norm"))
+        one_of("recipe.faithfulness", self.faithfulness, ("relative", "entries"))
+        one_of("recipe.adversary_scope", self.adversary_scope, ("row", "position"))
+        for name in ("steps", "rows", "window", "faithfulness_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"recipe.{name}={value} must be at least 1")
+        for name in ("lr", "clip", "gamma_start", "gamma_end", "adversary_lr"):
+            value = getattr(self, name)
+            require(value > 0, f"recipe.{name}={value} must be above 0")
+        require(
+            0 < self.anneal_fraction <= 1,
+            f"recipe.anneal_fraction={self.anneal_fraction} must be above 0 and at most 1",
+        )
+        for name in ("minimality_coefficient", "frequency_coefficient", "adversary_extra_climbs"):
+            value = getattr(self, name)
+            require(value >= 0, f"recipe.{name}={value} must not be negative")
+        require(
+            self.frequency_half_life_steps > 0, "recipe.frequency_half_life_steps must be above 0"
+        )
+        betas = self.adversary_betas
+        require(
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            f"recipe.adversary_betas={betas}: give two numbers from 0 to below 1",
+        )
+        if self.adversary and self.recon == "merged":
+            require(
+                self.rows >= 2, f"recipe.rows={self.rows}: merged with adversary needs 2 or more"
+            )
+
+
+@dataclass
+class QualityConfig:
+    """Evidence on held-out text, gathered when a decomposition is finished."""
+
+    rows_per_language: int = 8  # windows of validation text
+    adversary_steps: int = 20
+    adversary_step: float = 0.1  # of the sign steps
+
+    def __post_init__(self) -> None:
+        require(self.rows_per_language >= 1, "quality.rows_per_language must be at least 1")
+        require(self.adversary_steps >= 0, "quality.adversary_steps must not be negative")
+
+
+@dataclass
+class DecomposeConfig(StageConfig):
+    """Decompose a target's matrices into subcomponents: `python -m pd_finetune.decompose`."""
+
+    model: ModelConfig = MISSING
+    languages: LanguagesConfig = MISSING
+    mixture: dict[str, float] = MISSING
+    sites: dict[str, int] = MISSING  # glob pattern of matrices: C subcomponents in each
+    ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
+    recipe: RecipeConfig = MISSING
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    checkpoint_steps: int = 250
+    log_steps: int = 50
+    precision: str = "auto"
+    compile: bool = False
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("precision", self.precision, PRECISIONS)
+        require_mixture(self.mixture, self.languages.all)
+        require(len(self.sites) > 0, "sites is empty: name at least one pattern")
+        for pattern, count in self.sites.items():
+            require(count >= 1, f"sites.{pattern}={count} must be at least 1")
+        for name in ("checkpoint_steps", "log_steps"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+
+
+# ------------------------------------------------------------------ harvest, export, figures
+
+
+@dataclass
+class HarvestConfig(StageConfig):
+    """Causal importance and token statistics by language: `python -m pd_finetune.harvest`."""
+
+    model: ModelConfig = MISSING
+    decomposition: DecompositionConfig = MISSING
+    languages: LanguagesConfig = MISSING
+    rows_per_language: int = 512
+    batch: int = 32
+    out: str | None = None  # null: beside the decomposition
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rows_per_language", "batch"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+
+
+@dataclass
+class ExportConfig:
+    """An edited model from a finished run directory: `python -m pd_finetune.export`."""
+
+    run: str = MISSING
+    out: str = MISSING
+    device: str = "auto"
+
+
+@dataclass
+class FiguresConfig:
+    """Figures and tables from a folder of run directories: `python -m pd_finetune.figures`."""
+
+    runs: str = "runs"
+    out: str = "figures"

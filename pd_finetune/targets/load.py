@@ -1,0 +1,105 @@
+"""Loading a target: any causal language model that transformers can load, with its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer
+
+from pd_finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
+
+
+@dataclass
+class Target:
+    """A loaded causal language model in evaluation mode, frozen, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    name: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens the tokenizer knows: what chance is measured by (padding excluded)."""
+        return int(self.tokenizer.get_vocab_size())
+
+    @property
+    def chance_nats(self) -> float:
+        """Cross-entropy of the uniform distribution over the vocabulary: ln(vocab)."""
+        return math.log(self.vocab_size)
+
+    @cached_property
+    def context(self) -> int:
+        return int(getattr(self.model.config, "max_position_embeddings", 512))
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex SHA-256 over names, shapes and float32 bytes of all weights, as loaded."""
+        return weights_hash(self.model)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Hex SHA-256 over names, shapes and float32 bytes of a model's distinct parameters."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fuse_activations(model: torch.nn.Module) -> None:
+    """Replace transformers' `gelu_new`, ten elementwise operations, by torch's one tanh GELU.
+
+    The same function up to rounding (the tests hold 1e-6); the config keeps its name.
+    """
+    from transformers.activations import NewGELUActivation
+
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(parent, name, torch.nn.GELU(approximate="tanh"))
+
+
+def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:
+    """Load a target from a local transformers folder ("embedded": the one that ships).
+
+    Weights come from safetensors only, and no code from the folder is run.
+
+    Raises:
+        UserError: the folder is missing, or is no causal language model with a `tokenizer.json`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = EMBEDDED_TARGET if folder == "embedded" else Path(folder).expanduser()
+    for needed in ("config.json", "tokenizer.json"):
+        if not (path / needed).is_file():
+            raise UserError(
+                f"no target model at '{path}': {needed} is missing; "
+                "set model.folder to a transformers folder"
+            )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # safetensors, OS and config errors share no base class
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot load the target model at '{path}': {line}") from None
+    fuse_activations(model)
+    model.requires_grad_(False).eval().to(torch.device(device))
+    return Target(model, tokenizer, name=folder)

@@ -1,0 +1,149 @@
+"""Cross-entropy and KL against float64, pairing, true means, and a cache that knows its model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pd_finetune.config import EvaluationConfig
+from pd_finetune.errors import UserError
+from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence_cross_entropies
+from pd_finetune.evaluation.divergence import sequence_divergences
+from pd_finetune.evaluation.evaluate import Evaluation, evaluate, held_out
+from pd_finetune.evaluation.rollouts import continuation
+from pd_finetune.files import cache_folder
+from pd_finetune.methods.lora import LoraMethod
+from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.load import Target
+from tests.methods import tiny
+
+SETTINGS = EvaluationConfig(
+    rows=5, window=16, batch=2, rollout_tokens=6, rollouts={"de": "Der Hund", "en": "The dog"}
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def edit(target: Target, m: float = -1.0) -> MaskMethod:
+    return MaskMethod(target, tiny.decomposition(target), tiny.KEYS, start=m)
+
+
+def run(target: Target, m: float = -1.0, settings: EvaluationConfig = SETTINGS) -> Evaluation:
+    return evaluate(target, edit(target, m), tiny.source(), ["de", "en"], ["en"], settings)
+
+
+def test_cross_entropy_and_kl_against_float64() -> None:
+    target = tiny.target()
+    ids = held_out(target, tiny.source(), ["en"], SETTINGS)["en"]
+    method = edit(target)
+    ce = sequence_cross_entropies(target, ids, 2)
+    kl = sequence_divergences(target, method, ids, 2)
+    target.model.double()
+    clean = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    with method.edited():
+        edited = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    wanted = -clean.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
+    assert ce == pytest.approx(wanted.tolist(), abs=1e-5)
+    wanted = (clean.exp() * (clean - edited)).sum(-1).mean(1)
+    assert kl == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert min(kl) > 1e-4
+
+
+def test_means_are_the_true_means_of_paired_windows() -> None:
+    result = run(tiny.target())
+    assert set(result.damage_nats) == {"de", "en", "de_ood"}  # English has no such text here
+    for name, damage in result.damage_nats.items():
+        pairs = zip(
+            result.base_sequences_nats[name], result.edited_sequences_nats[name], strict=True
+        )
+        differences = [after - before for before, after in pairs]
+        assert damage == pytest.approx(sum(differences) / len(differences), abs=1e-12)
+    assert set(result.kl_nats) == {"en"} and result.protected_kl_nats == result.kl_nats["en"]
+
+
+def test_no_edit_is_exactly_no_damage() -> None:
+    result = run(tiny.target(), m=1.0)
+    assert all(abs(damage) < 1e-6 for damage in result.damage_nats.values())
+    assert all(texts["before"] == texts["after"] for texts in result.rollouts.values())
+
+
+def test_lora_evaluates_too() -> None:
+    target = tiny.target()
+    method = LoraMethod(target, tiny.decomposition(target), [], rank=1)
+    for parameter in method.parameters():
+        parameter.data.normal_()
+    result = evaluate(target, method, tiny.source(), ["de", "en"], ["en"], SETTINGS)
+    assert abs(result.damage_nats["de"]) > 1e-3
+
+
+def test_base_is_computed_once_and_never_served_for_another_model(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tiny.target(0))
+    files = set((cache / "evaluation").iterdir())
+    assert len(files) == 4  # de, en, de_ood, rollouts
+    second = run(tiny.target(0))
+    assert set((cache / "evaluation").iterdir()) == files
+    assert second == first
+    other = run(tiny.target(1))
+    assert other.base_ce_nats["de"] != first.base_ce_nats["de"]
+    assert len(set((cache / "evaluation").iterdir())) == 8
+
+    # the same weights under another architecture are another model
+    target = tiny.target(0)
+    target.model.config.rms_norm_eps = 0.1
+    run(target)
+    assert len(set((cache / "evaluation").iterdir())) == 12
+
+
+def test_cache_is_used_and_damaged_files_are_not() -> None:
+    target = tiny.target()
+    honest = run(target)
+    for path in (cache_folder() / "evaluation").iterdir():
+        content = json.loads(path.read_text())
+        if '"language": "en"' in content["key"]:
+            content["value"] = [9.0] * 5
+            path.write_text(json.dumps(content))
+        else:
+            path.write_text("{half")
+    again = run(target)
+    assert again.base_ce_nats["en"] == 9.0
+    assert again.base_ce_nats["de"] == honest.base_ce_nats["de"]
+
+
+def test_settings_are_part_of_the_key() -> None:
+    target = tiny.target()
+    short = EvaluationConfig(rows=5, window=8, batch=2)
+    assert run(target, settings=short).base_ce_nats != run(target).base_ce_nats
+
+
+def test_rollout_is_greedy_and_within_the_context() -> None:
+    target = tiny.target()
+    ids = [0, *target.tokenizer.encode("Der Hund").ids]
+    for _ in range(6):
+        logits = target.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits.argmax()))
+    expected = target.tokenizer.decode(ids[1 + len(target.tokenizer.encode("Der Hund").ids) :])
+    assert continuation(target, "Der Hund", 6) == expected
+    continuation(target, "Der Hund", 500)
+    with pytest.raises(UserError, match="context is 64"):
+        continuation(target, "sehr lang " * 60, 6)
+
+
+def test_windows_that_cannot_be() -> None:
+    target = tiny.target()
+    with pytest.raises(UserError, match="context is 64"):
+        held_out(target, tiny.source(), ["de"], EvaluationConfig(window=65))
+    with pytest.raises(UserError, match="less than"):
+        held_out(target, tiny.MemorySource({"de": ["kurz"]}), ["de"], EvaluationConfig(window=60))
+
+
+def test_standard_error_is_paired() -> None:
+    assert paired_standard_error([1.0, 5.0, 9.0], [2.0, 6.0, 10.0]) == 0.0
+    assert paired_standard_error([0.0, 0.0], [1.0, 3.0]) == pytest.approx(1.0)
+    assert paired_standard_error([1.0], [2.0]) == 0.0

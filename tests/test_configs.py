@@ -1,0 +1,157 @@
+"""Every option of every group composes with its schema; impossible values are refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from pd_finetune import config, stage_configs
+from pd_finetune.cli import checked_config, config_folder, config_options
+from pd_finetune.config_store import register_schemas
+from pd_finetune.errors import UserError
+
+ROOTS = {
+    "config": config.RunConfig,
+    "pretrain": stage_configs.PretrainConfig,
+    "decompose": stage_configs.DecomposeConfig,
+    "harvest": stage_configs.HarvestConfig,
+    "export": stage_configs.ExportConfig,
+    "figures": stage_configs.FiguresConfig,
+}
+# what an option needs beside itself
+NEEDED = {
+    ("model", "hf"): ["model.folder=here"],
+    ("decomposition", "folder"): ["decomposition.folder=here"],
+    ("languages", "local"): ["languages.source.folder=here"],
+    ("selection", "keys"): ["selection.keys=[h.3.attn.v_proj:513]"],
+}
+NOT_GROUPS = {"stage"}
+
+
+def options() -> Iterator[tuple[str, str]]:
+    for path in sorted(config_folder().glob("*/*.yaml")):
+        if path.parent.name not in NOT_GROUPS:
+            yield path.parent.name, path.stem
+
+
+@pytest.fixture(autouse=True)
+def composing() -> Iterator[None]:
+    register_schemas()
+    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+def composed(root: str, *overrides: str) -> Any:
+    return checked_config(hydra.compose(root, list(overrides)))
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_defaults_compose(root: str) -> None:
+    needed = ["run=runs/x", "out=y"] if root == "export" else []
+    assert type(composed(root, *needed)) is ROOTS[root]
+
+
+@pytest.mark.parametrize(("group", "option"), list(options()))
+def test_every_option_composes(group: str, option: str) -> None:
+    root = "decompose" if group == "recipe" else "config"
+    composed(root, f"{group}={option}", *NEEDED.get((group, option), []))
+
+
+@pytest.mark.parametrize("path", sorted(config_folder().glob("**/*.yaml")), ids=lambda p: p.stem)
+def test_every_yaml_says_what_it_is(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
+    assert comments
+
+
+def test_values_of_options() -> None:
+    run = composed("config", "method=lora_r4", "selection=top16", "logger=none")
+    assert isinstance(run.method, config.LoraConfig)
+    assert (run.method.name, run.method.rank, run.method.where) == ("lora_r4", 4, "all")
+    assert isinstance(run.selection, config.TopSelection)
+    assert run.selection.count == 16
+    assert run.logger.kind == "none"
+    assert run.languages.off_target == ["fr", "es", "it", "code"]
+    local = composed("config", "method=localized_lora")
+    assert (local.method.rank, local.method.where) == (1, "selected")
+    paper = composed("decompose", "recipe=paper").recipe
+    assert (paper.recon, paper.minimality, paper.faithfulness_coefficient) == (
+        "separate",
+        "p_norm",
+        1e7,
+    )
+
+
+def test_wandb_is_offline_by_default() -> None:
+    assert composed("config").logger.kind == "wandb_offline"
+
+
+def test_arms_choose_method_and_selection() -> None:
+    top = composed("config", "arm=top16")
+    assert (top.method.name, type(top.selection)) == ("mask", config.TopSelection)
+    assert composed("config", "arm=lora_r4").method.name == "lora_r4"
+
+
+def test_write_up_walks_the_budget_grid() -> None:
+    full = hydra.compose("config", ["experiment=write_up"], return_hydra_config=True)
+    HydraConfig.instance().set_config(full)
+    params = full.hydra.sweeper.params
+    assert [int(b) for b in str(params.budget).split(",")] == list(full.token_budget.grid)
+    assert len(str(params.seed).split(",")) >= 5
+    arms = {path.stem for path in (config_folder() / "arm").glob("*.yaml")}
+    assert set(str(params.arm).split(",")) == arms
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_no_folder_is_named_by_the_clock(root: str) -> None:
+    full = hydra.compose(root, return_hydra_config=True)
+    assert full.hydra.output_subdir is None
+    with open_dict(full):
+        full.hydra.job.num = 0
+    HydraConfig.instance().set_config(full)
+    assert full.hydra.run.dir == "."
+    assert full.hydra.sweep.subdir == "."
+    assert full.hydra.sweep.dir == ("runs" if root == "config" else ".")
+
+
+@pytest.mark.parametrize(
+    ("root", "overrides", "message"),
+    [
+        ("config", ["budget=-1"], "budget=-1"),
+        ("config", ["seed=-1"], "seed=-1"),
+        ("config", ["languages.target=zz"], "languages.target=zz: possible are de, en"),
+        ("config", ["languages.target=en"], "also in languages.preserve"),
+        ("config", ["languages.preserve=[]"], "languages.preserve is empty"),
+        ("config", ["selection=keys"], "selection.keys is empty"),
+        ("config", ["selection=top16", "selection.count=0"], "selection.count=0"),
+        ("config", ["selection.choose=x"], "possible are share, only"),
+        ("config", ["method.lr=0"], "method.lr=0"),
+        ("config", ["method=lora_r1", "method.rank=0"], "method.rank=0"),
+        ("config", ["evaluation.split=train"], "possible are validation, test"),
+        ("config", ["model=hf"], "model.folder is missing"),
+        ("config", ["languages=local"], "languages.source.folder is missing"),
+        ("config", ["+foo=1"], "unknown key foo"),
+        ("config", ["+method.rnk=1"], "unknown key method.rnk"),
+        ("pretrain", ["+mixture.zz=1"], "mixture.zz"),
+        ("pretrain", ["mixture.de=-1"], "mixture.de=-1"),
+        ("pretrain", ["architecture.heads=3"], "architecture.width=128"),
+        ("pretrain", ["precision=float16"], "possible are auto, float32, bfloat16"),
+        ("decompose", ["recipe.recon=x"], "possible are merged, separate"),
+        ("decompose", ["recipe.minimality=l1"], "possible are smooth_l0, p_norm"),
+        ("decompose", ["recipe.adversary_betas=[0.5]"], "give two numbers"),
+        ("decompose", ["recipe.rows=1"], "recipe.rows=1"),
+        ("decompose", ["~sites", "+sites={}"], "sites is empty"),
+        ("harvest", ["batch=0"], "batch"),
+        ("export", ["out=x"], "run is missing"),
+    ],
+)
+def test_impossible_values(root: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        composed(root, *overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
