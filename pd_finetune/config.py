@@ -163,6 +163,8 @@ class MethodConfig:
     _target_: str = MISSING
     name: str = MISSING
     lr: float = MISSING
+    kl_weight: float = MISSING  # tuned per method like lr; read by `objective.kl_weight`
+    tuning_tokens: int = 0  # target-language tokens that the tuning of lr and kl_weight saw
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"method.lr={self.lr} must be above 0")
@@ -208,7 +210,16 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require(self.kl_weight >= 0, f"objective.kl_weight={self.kl_weight} must not be negative")
-        require(self.steps >= 1, f"objective.steps={self.steps} must be at least 1")
+        for name in ("steps", "protect_rows", "protect_pool", "patience"):
+            value = getattr(self, name)
+            require(value >= 1, f"objective.{name}={value} must be at least 1")
+        require(self.protect_tokens >= 2, "objective.protect_tokens must be at least 2")
+        require(self.stop_gap_nats >= 0, "objective.stop_gap_nats must not be negative")
+        require(
+            self.protect_rows <= self.protect_pool,
+            f"objective.protect_rows={self.protect_rows} is more than "
+            f"objective.protect_pool={self.protect_pool}",
+        )
         one_of("objective.optimiser", self.optimiser, ("adam",))
         one_of("objective.lr_decay", self.lr_decay, ("linear", "none"))
 
@@ -227,8 +238,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         one_of("evaluation.split", self.split, ("validation", "test"))
-        for name in ("rows", "window", "batch"):
+        for name in ("rows", "batch", "rollout_tokens"):
             require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1")
+        require(
+            self.window >= 2, "evaluation.window must be at least 2: one token predicts nothing"
+        )
 
 
 @dataclass

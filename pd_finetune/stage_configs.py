@@ -235,10 +235,12 @@ class HarvestConfig(StageConfig):
     languages: LanguagesConfig = MISSING
     rows_per_language: int = 512
     batch: int = 32
+    split: str = "train"  # of the text; never test
     out: str | None = None  # null: beside the decomposition
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("split", self.split, ("train", "validation"))
         for name in ("rows_per_language", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
 

@@ -71,7 +71,9 @@ class CIFunction(nn.Module):
         size: width and depth.
     """
 
-    def __init__(self, sites: dict[str, Site], reads: dict[str, str], size: CIFunctionConfig) -> None:
+    def __init__(
+        self, sites: dict[str, Site], reads: dict[str, str], size: CIFunctionConfig
+    ) -> None:
         super().__init__()
         self.order = sorted(sites)
         self.C = [sites[name].C for name in self.order]

@@ -56,7 +56,9 @@ class Decomposition:
                 f"no site '{key.site}' in this decomposition; there are: {', '.join(self.sites)}"
             )
         if not 0 <= key.index < self.sites[key.site].C:
-            raise UserError(f"'{key}': indices at {key.site} run from 0 to {self.sites[key.site].C - 1}")
+            raise UserError(
+                f"'{key}': indices at {key.site} run from 0 to {self.sites[key.site].C - 1}"
+            )
         return key
 
     def vectors(

@@ -7,9 +7,7 @@ from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.sites import weight_at
 
 
-def fit_to_weight(
-    weight: Tensor, C: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def fit_to_weight(weight: Tensor, C: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """V [d_in, C] and U [C, d_out] with (V U)^T = W where C is at or above W's rank.
 
     V is a random tight frame of W's row space (V V^T projects on it), so U = V^T W^T is both the

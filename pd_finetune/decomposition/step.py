@@ -50,9 +50,7 @@ class StepMaker:
     kernels: Kernels
     precision: str
 
-    def loss(
-        self, ids: Int[Tensor, "rows pos"], step: int, generator: torch.Generator
-    ) -> StepLoss:
+    def loss(self, ids: Int[Tensor, "rows pos"], step: int, generator: torch.Generator) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of one batch."""
         recipe = self.recipe
         progress = step / recipe.steps

@@ -85,7 +85,9 @@ class Trainer:
     def _source_shape(self, width: int) -> tuple[int, ...]:
         recipe = self.config.recipe
         rows = recipe.rows // 2 if recipe.recon == "merged" else recipe.rows
-        return (rows, recipe.window, width) if recipe.adversary_scope == "position" else (rows, width)
+        return (
+            (rows, recipe.window, width) if recipe.adversary_scope == "position" else (rows, width)
+        )
 
     def _generator(self, step: int) -> torch.Generator:
         # a generator per step: nothing about random state needs to be saved

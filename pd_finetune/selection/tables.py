@@ -94,7 +94,7 @@ def example_table(
     import pandas as pd
 
     best = {name: values.numpy() for name, values in group.examples.best().items()}
-    column, rank = (best["ci"].T > max(group.ci.threshold, 0.0)).nonzero()
+    column, rank = (max(group.ci.threshold, 0.0) < best["ci"].T).nonzero()
     names = list(texts)
     picked = {name: values[rank, column] for name, values in best.items()}
     spans: dict[str, list[list[int]]] = {"before": [], "at": [], "after": []}

@@ -39,7 +39,9 @@ def trigram_nats(train: Stream, held_out: Stream, vocab: int) -> float:
         whole = _counted(history * vocab + x[order:])
         totals = _counted(history)
         followers = _counted(whole[0] // vocab)
-        seen = sum(y[2 - order + i : len(y) - order + i] * vocab ** (order - 1 - i) for i in range(order))
+        seen = sum(
+            y[2 - order + i : len(y) - order + i] * vocab ** (order - 1 - i) for i in range(order)
+        )
         n, t = _look_up(totals, seen), _look_up(followers, seen)
         joint = _look_up(whole, seen * vocab + y[2:])
         p = np.where(n > 0, (joint + t * p) / np.maximum(n + t, 1), p)

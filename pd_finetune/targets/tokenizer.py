@@ -7,9 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from pd_finetune.text.tokens import END_OF_TEXT, DocumentSource
 
 
-def _sample(
-    source: DocumentSource, mixture: dict[str, float], characters: int
-) -> Iterator[str]:
+def _sample(source: DocumentSource, mixture: dict[str, float], characters: int) -> Iterator[str]:
     total = sum(mixture.values())
     for language, share in mixture.items():
         left = int(characters * share / total)

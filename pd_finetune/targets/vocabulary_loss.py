@@ -31,7 +31,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             probabilities = torch.softmax((rows @ unembedding.T).float(), -1)
             # the smallest normal float keeps a wholly wrong prediction finite (87 nats)
             loss -= probabilities.gather(1, targets).clamp_min(1.2e-38).log().sum()
-            probabilities.scatter_add_(1, targets, torch.full(targets.shape, -1.0, device=hidden.device))
+            probabilities.scatter_add_(
+                1, targets, torch.full(targets.shape, -1.0, device=hidden.device)
+            )
             gradient = probabilities.to(hidden.dtype)
             hidden_gradient[start : start + chunk] = gradient @ unembedding
             weight_gradient += gradient.T @ rows

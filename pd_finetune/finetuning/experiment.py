@@ -1,0 +1,232 @@
+"""One run: what is loaded once for many runs, and the way from a config to a result record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+
+from pd_finetune.config import LabelSelection, LoraConfig, RunConfig
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
+from pd_finetune.errors import UserError
+from pd_finetune.evaluation.evaluate import evaluate
+from pd_finetune.finetuning.loop import finetune
+from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
+from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
+from pd_finetune.results.rundir import RunDirectory
+from pd_finetune.results.tracking import open_tracker
+from pd_finetune.runtime import device_of, prepare
+from pd_finetune.selection.harvest import Harvest, load_harvest
+from pd_finetune.targets.load import Target, load_target
+from pd_finetune.text.budget import protect_pool, target_sample
+from pd_finetune.text.tokens import DocumentSource
+
+if TYPE_CHECKING:
+    from pd_finetune.selection.rank import Selection
+
+
+@lru_cache(maxsize=1)
+def _target(folder: str, device: str, dtype: str) -> Target:
+    return load_target(folder, device_of(device), dtype)
+
+
+@lru_cache(maxsize=1)
+def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
+    return load_decomposition(folder, _target(*model))
+
+
+@lru_cache(maxsize=1)
+def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
+    root = decomposition_folder(folder)
+    return load_harvest(root / "harvest", _target(*model), _decomposition(folder, model))
+
+
+@dataclass
+class Setting:
+    """What a run works on; loaded once per process and shared by all runs of a sweep."""
+
+    target: Target
+    decomposition: Decomposition
+    source: DocumentSource
+    model: tuple[str, str, str]
+
+
+def load_setting(config: RunConfig) -> Setting:
+    """Load target, decomposition and text source of a config."""
+    prepare(config.threads)
+    model = (config.model.folder, config.device, config.model.dtype)
+    target = _target(*model)
+    decomposition = _decomposition(config.decomposition.folder, model)
+    source = instantiate(config.languages.source)
+    for name in ("sequence_tokens", "protect_tokens"):
+        value = asdict(config.token_budget).get(name, asdict(config.objective).get(name, 0))
+        if value >= target.context:
+            raise UserError(
+                f"{name}={value}: with its end-of-text token it must fit into the target's "
+                f"context of {target.context}"
+            )
+    return Setting(target, decomposition, source, model)
+
+
+def select(config: RunConfig, setting: Setting) -> Selection | None:
+    """The subcomponents a run may scale; None for a method that edits all sites alike."""
+    if isinstance(config.method, LoraConfig) and config.method.where == "all":
+        return None
+    arguments = asdict(config.selection)
+    explicit = arguments["_target_"].endswith("select_keys")
+    selector = instantiate({**arguments, "_partial_": True})
+    harvest = None if explicit else _harvest(config.decomposition.folder, setting.model)
+    chosen: Selection = selector(
+        harvest=harvest,
+        decomposition=setting.decomposition,
+        target_language=config.languages.target,
+        seed=config.seed,
+    )
+    return chosen
+
+
+def build_method(config: RunConfig, setting: Setting, selection: Selection | None) -> Any:
+    """The method object of a config, at its starting point."""
+    arguments = {k: v for k, v in asdict(config.method).items() if k not in _NOT_THE_METHODS}
+    return instantiate({**arguments, "_partial_": True})(
+        setting.target,
+        setting.decomposition,
+        selection.keys if selection else [],
+        seed=config.seed,
+    )
+
+
+# of the method's group, but read by the objective and the record
+_NOT_THE_METHODS = ("kl_weight", "tuning_tokens")
+
+
+def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
+    """The record of a run, its directory, and whether it was done just now."""
+    started = time.monotonic()
+    setting = load_setting(config)
+    languages = config.languages
+    hashes = Hashes(
+        setting.target.hash,
+        setting.decomposition.hash,
+        {name: setting.source.fingerprint(name) for name in languages.all},
+    )
+    directory = RunDirectory(
+        Path(config.paths.runs).expanduser(),
+        config.method.name,
+        config.budget,
+        config.seed,
+        asdict(config),
+        asdict(hashes),
+    )
+    done = directory.finished_record()
+    if done is not None:
+        return done, directory.path, False
+    # all that can be refused is refused before anything is written
+    selection = select(config, setting)
+    method = build_method(config, setting, selection)
+    sample = target_sample(
+        setting.target.tokenizer,
+        setting.source,
+        languages.target,
+        config.budget,
+        config.seed,
+        config.token_budget,
+    )
+    pool = protect_pool(
+        setting.target.tokenizer,
+        setting.source,
+        languages.preserve,
+        config.seed,
+        config.objective.protect_pool,
+        config.objective.protect_tokens,
+    )
+    record = RunRecord(
+        status="failed",
+        config=asdict(config),
+        config_hash=directory.config_hash,
+        method=config.method.name,
+        budget=config.budget,
+        seed=config.seed,
+        target_language=languages.target,
+        chance_nats=setting.target.chance_nats,
+        protected_languages=languages.preserve,
+        selection=[str(key) for key in selection.keys] if selection else [],
+        trainable_parameters=method.trainable_count,
+        target_tokens=_tokens_spent(config, sample.tokens, selection),
+        versions=versions(),
+        git_commit=git_commit(),
+        device=str(setting.target.model.device),
+        hashes=hashes,
+    )
+    with directory:
+        tracker = open_tracker(config.logger, directory.path, directory.path.name, asdict(config))
+        exit_code = 1
+        try:
+            loaded = time.monotonic()
+
+            def on_step(step: int, metrics: dict[str, float]) -> None:
+                directory.log(step, metrics)
+                tracker.log(step, metrics)
+
+            result = finetune(
+                setting.target,
+                method,
+                sample,
+                pool,
+                config.objective,
+                config.seed,
+                on_step,
+                config.progress,
+            )
+            trained = time.monotonic()
+            found = evaluate(
+                setting.target,
+                method,
+                setting.source,
+                languages.all,
+                languages.preserve,
+                config.evaluation,
+            )
+            method.save(directory.path)
+            record.base, record.edited = Values(found.base_ce_nats), Values(found.edited_ce_nats)
+            record.damage_nats = found.damage_nats
+            record.damage_standard_error_nats = found.damage_standard_error_nats
+            record.to_chance_nats = record.chance_nats - found.edited_ce_nats[languages.target]
+            record.english_kl_nats, record.kl_nats = found.protected_kl_nats, found.kl_nats
+            record.masks = method.record().get("masks", {})
+            record.lora = method.record().get("lora")
+            record.steps, record.stopped_early = result.steps, result.stopped_early
+            directory.write_rollouts(found.rollouts)
+            tracker.rollouts(found.rollouts)
+            finished = time.monotonic()
+            record.seconds = Seconds(
+                loaded - started, trained - loaded, finished - trained, finished - started
+            )
+            record.peak_memory_bytes = peak_memory_bytes()
+            record.status = "finished"
+            tracker.record(record)
+            directory.write_record(record)
+            exit_code = 0
+        except Exception as error:
+            record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+            directory.write_record(record)
+            raise
+        finally:
+            tracker.finish(exit_code)
+    return record, directory.path, True
+
+
+def _tokens_spent(config: RunConfig, training: int, selection: Selection | None) -> TargetTokens:
+    chosen = selection.selection_tokens if selection else 0
+    by_label = isinstance(config.selection, LabelSelection)
+    return TargetTokens(
+        training=training,
+        selection=0 if by_label else chosen,
+        labels=chosen if by_label else 0,
+        tuning=config.method.tuning_tokens,
+    )
