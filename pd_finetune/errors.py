@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake in the input, not in the program; the command line prints it without a traceback."""
+    """A mistake in the input, not in the program; printed as one line, without a traceback."""
 
 
 class TrainingError(Exception):

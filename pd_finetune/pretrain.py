@@ -10,6 +10,7 @@ def run(config: PretrainConfig) -> Path:
     """Train (or go on training) and write a transformers folder with its training record."""
     from dataclasses import asdict
 
+    import torch
     from hydra.utils import instantiate
     from tokenizers import Tokenizer
 
@@ -42,10 +43,12 @@ def run(config: PretrainConfig) -> Path:
     windows = mixed_windows(
         tokenizer, source, config.mixture, settings.batch, context + 1, config.seed
     )
-    model = build(config.architecture, config.seed).to(device_of(config.device))
+    model = build(config.architecture, config.seed)
+    torch.nn.Module.to(model, device_of(config.device))
     training = Pretraining(model, windows, settings, config.precision)
     training.train(out / "checkpoint.pt", config.compile)
     model.save_pretrained(out)
+    held_out = held_out_record(training, tokenizer, source)
     record = {
         "config": asdict(config) | {"out": out.name},
         "steps": training.step,
@@ -53,12 +56,12 @@ def run(config: PretrainConfig) -> Path:
         "seconds": round(training.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "text": {name: source.fingerprint(name) for name in config.mixture},
-        "held_out": held_out_record(training, tokenizer, source),
+        "held_out": held_out,
         "history": training.history,
         "versions": versions(),
     }
     write_json(out / "training_record.json", record)
-    for language, row in record["held_out"].items():
+    for language, row in held_out.items():
         print(f"{language:5s}" + "  ".join(f"{name} {value:.3f}" for name, value in row.items()))
     return out
 

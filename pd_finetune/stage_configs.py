@@ -112,6 +112,12 @@ class CIFunctionConfig:
     heads: int = 4
     mlp_width: int = 512
 
+    def __post_init__(self) -> None:
+        require(
+            self.heads >= 1 and self.width >= 1 and self.width % (2 * self.heads) == 0,
+            f"ci_function.width={self.width} must be a multiple of 2 * heads (heads={self.heads})",
+        )
+
 
 @dataclass
 class RecipeConfig:

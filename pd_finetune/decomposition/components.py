@@ -21,7 +21,7 @@ class SiteMask:
     Args:
         mask: one scale per subcomponent.
         delta: scale of Delta = W - (V U)^T; None drops Delta (scale 0).
-        route: where true the replaced output is taken, elsewhere the target's own; None: everywhere.
+        route: where the replaced output is taken, elsewhere the target's own; None: everywhere.
     """
 
     mask: Float[Tensor, "*positions C"]

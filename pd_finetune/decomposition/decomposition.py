@@ -37,7 +37,7 @@ class Decomposition:
     def sites(self) -> dict[str, Site]:
         return self.components.sites
 
-    def keys(self) -> list[SubcomponentKey]:
+    def all_keys(self) -> list[SubcomponentKey]:
         """Every subcomponent, sites in the order of the causal-importance head (sorted)."""
         return [
             SubcomponentKey(name, index)

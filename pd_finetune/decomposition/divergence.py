@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 class _ChunkedDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, clean: Tensor, weight: Tensor, bias: Tensor | None, chunk: int
     ) -> Tensor:
         values = torch.empty(hidden.shape[0], device=hidden.device)
@@ -25,7 +25,7 @@ class _ChunkedDivergence(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * grad[:, None].to(gradient.dtype), None, None, None, None
 
@@ -45,6 +45,7 @@ def divergence_from_clean(
     """
     weight, bias = head.weight, getattr(head, "bias", None)
     assert isinstance(weight, Tensor)
+    bias = None if bias is None else bias.to(hidden.dtype)
     flat = _ChunkedDivergence.apply(
         hidden.flatten(0, -2), clean.flatten(0, -2), weight.to(hidden.dtype), bias, chunk
     )

@@ -52,13 +52,13 @@ class Kernels:
 
 class _MasksAndSmoothL0(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, r: Tensor, gamma: Tensor, kernels: Kernels) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, r: Tensor, gamma: Tensor, kernels: Kernels) -> Any:
         ctx.save_for_backward(x, r, gamma)
         ctx.kernels = kernels
         return kernels.forward(x, r, gamma)
 
     @staticmethod
-    def backward(ctx: Any, grad_mask: Tensor, grad_mean: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_mask: Tensor, grad_mean: Tensor) -> Any:
         x, r, gamma = ctx.saved_tensors
         count = float(x.numel() // x.shape[-1])
         grad_x, grad_r = ctx.kernels.backward(x, r, gamma, grad_mask, grad_mean, count)
@@ -126,7 +126,7 @@ def faithfulness(
     """How far V U is from W: mean over sites of ||Delta||^2/||W||^2, or the sum over all entries.
 
     Args:
-        kind: "relative" (current recipe) or "entries": sum of ||Delta||^2 / number of entries (paper).
+        kind: "relative" (current recipe), or "entries": all ||Delta||^2 / all entries (paper).
     """
     squares, sizes, norms = [], [], []
     for name, site in components.sites.items():

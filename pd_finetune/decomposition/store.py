@@ -86,7 +86,7 @@ def load_decomposition(folder: str, target: Target) -> Decomposition:
         size = CIFunctionConfig(**record["ci_function"])
         reads, window = record["reads"], int(record["window"])
         target_hash, weights_hash = record["target_hash"], record["weights_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"broken decomposition record '{root / RECORD}': {error}") from None
     if target_hash != target.hash:
         raise UserError(

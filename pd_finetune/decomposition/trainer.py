@@ -194,9 +194,9 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.target.model.device, weights_only=True)
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
-        if state["identity"] != json.dumps(self._identity(), sort_keys=True):
+        if state.get("identity") != json.dumps(self._identity(), sort_keys=True):
             raise UserError(
                 f"checkpoint '{path}' is of another target or configuration: "
                 "give another out=, or delete it"

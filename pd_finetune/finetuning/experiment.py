@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.utils import instantiate
+from jaxtyping import Int
+from torch import Tensor
 
 from pd_finetune.config import LabelSelection, LoraConfig, RunConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.evaluate import evaluate
-from pd_finetune.finetuning.loop import finetune
+from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.finetuning.loop import FinetuneResult, finetune
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
-from pd_finetune.results.tracking import open_tracker
+from pd_finetune.results.tracking import Tracker, open_tracker
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.harvest import Harvest, load_harvest
+from pd_finetune.selection.rank import Selection
 from pd_finetune.targets.load import Target, load_target
-from pd_finetune.text.budget import protect_pool, target_sample
+from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from pd_finetune.text.tokens import DocumentSource
 
-if TYPE_CHECKING:
-    from pd_finetune.selection.rank import Selection
+StepCallback = Callable[[int, dict[str, float]], None]
 
 
 @lru_cache(maxsize=1)
@@ -105,6 +108,73 @@ def build_method(config: RunConfig, setting: Setting, selection: Selection | Non
 _NOT_THE_METHODS = ("kl_weight", "tuning_tokens")
 
 
+@dataclass
+class Prepared:
+    """A run with its method at the starting point and its text drawn; nothing is written yet."""
+
+    config: RunConfig
+    setting: Setting
+    selection: Selection | None
+    method: Any
+    sample: TargetSample
+    pool: Int[Tensor, "pool tokens"]
+
+    @classmethod
+    def of(cls, config: RunConfig, setting: Setting) -> Prepared:
+        """Select, build the method, draw target sample and protected pool."""
+        tokenizer, source = setting.target.tokenizer, setting.source
+        languages, objective = config.languages, config.objective
+        selection = select(config, setting)
+        return cls(
+            config,
+            setting,
+            selection,
+            build_method(config, setting, selection),
+            target_sample(
+                tokenizer,
+                source,
+                languages.target,
+                config.budget,
+                config.seed,
+                config.token_budget,
+            ),
+            protect_pool(
+                tokenizer,
+                source,
+                languages.preserve,
+                config.seed,
+                objective.protect_pool,
+                objective.protect_tokens,
+            ),
+        )
+
+    def finetune(self, on_step: StepCallback | None = None) -> FinetuneResult:
+        """Train the method in place."""
+        config = self.config
+        return finetune(
+            self.setting.target,
+            self.method,
+            self.sample,
+            self.pool,
+            config.objective,
+            config.seed,
+            on_step,
+            config.progress,
+        )
+
+    def evaluate(self) -> Evaluation:
+        """Held-out text, before and after the edit."""
+        languages = self.config.languages
+        return evaluate(
+            self.setting.target,
+            self.method,
+            self.setting.source,
+            languages.all,
+            languages.preserve,
+            self.config.evaluation,
+        )
+
+
 def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
     """The record of a run, its directory, and whether it was done just now."""
     started = time.monotonic()
@@ -127,24 +197,7 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
     if done is not None:
         return done, directory.path, False
     # all that can be refused is refused before anything is written
-    selection = select(config, setting)
-    method = build_method(config, setting, selection)
-    sample = target_sample(
-        setting.target.tokenizer,
-        setting.source,
-        languages.target,
-        config.budget,
-        config.seed,
-        config.token_budget,
-    )
-    pool = protect_pool(
-        setting.target.tokenizer,
-        setting.source,
-        languages.preserve,
-        config.seed,
-        config.objective.protect_pool,
-        config.objective.protect_tokens,
-    )
+    prepared = Prepared.of(config, setting)
     record = RunRecord(
         status="failed",
         config=asdict(config),
@@ -155,9 +208,9 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         target_language=languages.target,
         chance_nats=setting.target.chance_nats,
         protected_languages=languages.preserve,
-        selection=[str(key) for key in selection.keys] if selection else [],
-        trainable_parameters=method.trainable_count,
-        target_tokens=_tokens_spent(config, sample.tokens, selection),
+        selection=[str(key) for key in prepared.selection.keys] if prepared.selection else [],
+        trainable_parameters=prepared.method.trainable_count,
+        target_tokens=_tokens_spent(config, prepared.sample.tokens, prepared.selection),
         versions=versions(),
         git_commit=git_commit(),
         device=str(setting.target.model.device),
@@ -167,50 +220,7 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         tracker = open_tracker(config.logger, directory.path, directory.path.name, asdict(config))
         exit_code = 1
         try:
-            loaded = time.monotonic()
-
-            def on_step(step: int, metrics: dict[str, float]) -> None:
-                directory.log(step, metrics)
-                tracker.log(step, metrics)
-
-            result = finetune(
-                setting.target,
-                method,
-                sample,
-                pool,
-                config.objective,
-                config.seed,
-                on_step,
-                config.progress,
-            )
-            trained = time.monotonic()
-            found = evaluate(
-                setting.target,
-                method,
-                setting.source,
-                languages.all,
-                languages.preserve,
-                config.evaluation,
-            )
-            method.save(directory.path)
-            record.base, record.edited = Values(found.base_ce_nats), Values(found.edited_ce_nats)
-            record.damage_nats = found.damage_nats
-            record.damage_standard_error_nats = found.damage_standard_error_nats
-            record.to_chance_nats = record.chance_nats - found.edited_ce_nats[languages.target]
-            record.english_kl_nats, record.kl_nats = found.protected_kl_nats, found.kl_nats
-            record.masks = method.record().get("masks", {})
-            record.lora = method.record().get("lora")
-            record.steps, record.stopped_early = result.steps, result.stopped_early
-            directory.write_rollouts(found.rollouts)
-            tracker.rollouts(found.rollouts)
-            finished = time.monotonic()
-            record.seconds = Seconds(
-                loaded - started, trained - loaded, finished - trained, finished - started
-            )
-            record.peak_memory_bytes = peak_memory_bytes()
-            record.status = "finished"
-            tracker.record(record)
-            directory.write_record(record)
+            _carry_out(prepared, directory, tracker, record, started)
             exit_code = 0
         except Exception as error:
             record.status, record.error = "failed", f"{type(error).__name__}: {error}"
@@ -219,6 +229,44 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         finally:
             tracker.finish(exit_code)
     return record, directory.path, True
+
+
+def _carry_out(
+    prepared: Prepared,
+    directory: RunDirectory,
+    tracker: Tracker,
+    record: RunRecord,
+    started: float,
+) -> None:
+    """Train, evaluate, and write everything; the record, written last, is what "done" means."""
+    loaded = time.monotonic()
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        directory.log(step, metrics)
+        tracker.log(step, metrics)
+
+    result = prepared.finetune(on_step)
+    trained = time.monotonic()
+    found = prepared.evaluate()
+    prepared.method.save(directory.path)
+    record.base, record.edited = Values(found.base_ce_nats), Values(found.edited_ce_nats)
+    record.damage_nats = found.damage_nats
+    record.damage_standard_error_nats = found.damage_standard_error_nats
+    record.to_chance_nats = record.chance_nats - found.edited_ce_nats[record.target_language]
+    record.english_kl_nats, record.kl_nats = found.protected_kl_nats, found.kl_nats
+    description = prepared.method.record()
+    record.masks, record.lora = description.get("masks", {}), description.get("lora")
+    record.steps, record.stopped_early = result.steps, result.stopped_early
+    directory.write_rollouts(found.rollouts)
+    tracker.rollouts(found.rollouts)
+    finished = time.monotonic()
+    record.seconds = Seconds(
+        loaded - started, trained - loaded, finished - trained, finished - started
+    )
+    record.peak_memory_bytes = peak_memory_bytes()
+    record.status = "finished"
+    tracker.record(record)
+    directory.write_record(record)
 
 
 def _tokens_spent(config: RunConfig, training: int, selection: Selection | None) -> TargetTokens:

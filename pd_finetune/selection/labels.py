@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LIVE_MEAN_CI = 1e-6  # mean over languages above which a subcomponent is alive (VPD, 2026)
-FIRES_FRACTION = (
-    0.1  # it fires for a language from this fraction of its highest mean CI by language
-)
-EXCLUSIVE_MEAN_CI = (
-    0.05  # least mean CI on the one language, lest a near-dead one count as exclusive
-)
+# it fires for a language from this fraction of its highest mean CI by language
+FIRES_FRACTION = 0.1
+# least mean CI on the one language, lest a near-dead one count as exclusive
+EXCLUSIVE_MEAN_CI = 0.05
+# from here on it is about the language as such, below about some of its words
+GENERAL_MEAN_CI = 0.5
 PMI_FLOOR_NATS = math.log(2)  # a label's tokens are at least twice as likely as in all the text
 LABEL_TOKENS = 4  # of each side
 
@@ -102,8 +102,9 @@ def label_text(
 ) -> str:
     """The label from mean CI by language (all harvested ones) and decoded tokens, best first.
 
-    Empty for a dead subcomponent. One whose highest mean CI is below `EXCLUSIVE_MEAN_CI` is called
-    rare, so that a plain "German text" always means an exclusive one.
+    Empty for a dead subcomponent. "rare, German text" has a highest mean CI below
+    `EXCLUSIVE_MEAN_CI`, "some German text" one below `GENERAL_MEAN_CI`; a plain "German text" is
+    important at most positions of German and hardly anywhere else.
     """
     fired = fires_for(mean_ci)
     if not fired:
@@ -111,6 +112,8 @@ def label_text(
     phrase = language_phrase(fired, list(mean_ci))
     if max(mean_ci.values()) < EXCLUSIVE_MEAN_CI:
         phrase = f"rare, {phrase}"
+    elif max(mean_ci.values()) < GENERAL_MEAN_CI:
+        phrase = f"some {phrase}"
     shown_in, shown_out = readable_tokens(tokens_in), readable_tokens(tokens_out)
     label = f"{phrase}: {', '.join(shown_in)}" if shown_in else phrase
     return f"{label} -> {', '.join(shown_out)}" if shown_out else label
@@ -146,6 +149,7 @@ def add_labels(
         share=[share(mean, top) for mean, top in zip(means, tops, strict=True)],
         languages=[",".join(fires_for(mean)) for mean in means],
         exclusive=[is_exclusive(mean) for mean in means],
+        general=[max(mean.values()) >= GENERAL_MEAN_CI for mean in means],
         label=[
             label_text(mean, pieces.get((key, "in"), ()), pieces.get((key, "out"), ()))
             for key, mean in zip(subcomponents["key"], means, strict=True)

@@ -139,6 +139,7 @@ def select_label(
 ) -> Selection:
     """The subcomponent whose label names the target language alone.
 
+    Labels of the whole language ("German text") go before those of some of it ("some German text").
     Of several, `choose="share"` takes the highest share of mean CI on the target language, then the
     highest mean CI, then the first key.
 
@@ -149,7 +150,7 @@ def select_label(
         raise UserError(f"selection.choose={choose}: possible are share, only")
     harvest, table = _table(harvest, decomposition, target_language, "label")
     matching = table["exclusive"] & (table["languages"] == target_language)
-    exclusive = _ordered(table[matching], ["share", "target_ci"])
+    exclusive = _ordered(table[matching], ["general", "share", "target_ci"])
     if exclusive.empty:
         strong = table[table["target_ci"] >= EXCLUSIVE_MEAN_CI]
         near = strong if len(strong) else table[table["target_ci"] > LIVE_MEAN_CI]

@@ -2,8 +2,8 @@
 
 A *site* is a decomposed matrix, named as Goodfire publishes it (`h.3.attn.v_proj`) where the model
 is a LlamaSimpleMLP in transformers' clothes (Arcee, or Llama), and by its module path elsewhere.
-A *key* is a site and the index of a subcomponent in it: `h.3.attn.v_proj:513`. Goodfire's canonical
-short spelling (`3.attn.v:513`) and the module path (`model.layers.3.self_attn.v_proj:513`) are read.
+A *key* is a site and the index of a subcomponent in it: `h.3.attn.v_proj:513`. Goodfire's short
+spelling (`3.attn.v:513`) and the module path (`model.layers.3.self_attn.v_proj:513`) are read too.
 """
 
 import re
@@ -81,6 +81,6 @@ class SubcomponentKey:
         site, colon, index = text.strip().rpartition(":")
         if not colon or not site or not re.fullmatch(r"[0-9]+", index):
             raise UserError(
-                f"'{text}' is not a subcomponent key; write <site>:<index>, as in h.3.attn.v_proj:513"
+                f"'{text}' is no subcomponent key; write <site>:<index>, as in h.3.attn.v_proj:513"
             )
         return cls(canonical_site(site), int(index))

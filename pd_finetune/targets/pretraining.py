@@ -83,7 +83,7 @@ class Pretraining:
         if checkpoint.is_file():
             self.load(checkpoint)
         # the decoder without its head: the loss takes the vocabulary in chunks
-        decoder = self.model.base_model
+        decoder: Any = self.model.base_model
         decoder = torch.compile(decoder) if compiled else decoder
         self.model.train()
         started, before = time.monotonic(), self.seconds

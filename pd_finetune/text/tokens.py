@@ -41,9 +41,9 @@ def _cache_path(tokenizer: Tokenizer, source: DocumentSource, language: str, spl
 def token_stream(
     tokenizer: Tokenizer, source: DocumentSource, language: str, split: str
 ) -> Int[np.ndarray, " tokens"]:
-    """All documents as one stream, an end-of-text token before each (memory-mapped, int32 or uint16).
+    """All documents as one stream, an end-of-text token before each (memory-mapped integers).
 
-    The cache file is keyed by tokenizer, text, language and split, so a change of any makes another.
+    The cache file is keyed by tokenizer, text, language and split: a change of any makes another.
     """
     path = _cache_path(tokenizer, source, language, split)
     if path.is_file():

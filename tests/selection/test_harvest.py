@@ -24,7 +24,7 @@ def reference(target, decomposition, source):
     ci_function = copy.deepcopy(decomposition.ci_function).double()
     positions = []
     factors = {}
-    for key in decomposition.keys():
+    for key in decomposition.all_keys():
         V, U = decomposition.vectors(key)
         factors[key] = V.double(), float(U.double().norm())
     for language in WORDS:
@@ -47,7 +47,7 @@ def reference(target, decomposition, source):
 
 
 def test_means_and_frequencies_match_the_reference(harvested, reference, decomposition):
-    assert harvested.subcomponents["key"].tolist() == [str(key) for key in decomposition.keys()]
+    assert harvested.subcomponents["key"].tolist() == [str(key) for key in decomposition.all_keys()]
     for _, row in harvested.subcomponents.iterrows():
         for language in WORDS:
             values = [p["ci"][row["key"]] for p in reference if p["language"] == language]
@@ -201,7 +201,7 @@ def test_save_and_load_give_the_same_tables(tmp_path, target, decomposition, har
         "tokens.parquet",
         "examples.parquet",
     }
-    key = next(k for k in decomposition.keys() if str(k) == loaded.examples["key"].iloc[0])
+    key = next(k for k in decomposition.all_keys() if str(k) == loaded.examples["key"].iloc[0])
     assert {len(rows) > 0 for rows in loaded.evidence(key).values()} == {True}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pd_finetune.selection.labels import (
     EXCLUSIVE_MEAN_CI,
+    GENERAL_MEAN_CI,
     LIVE_MEAN_CI,
     PMI_FLOOR_NATS,
     add_labels,
@@ -99,10 +100,15 @@ def test_properties_over_random_means():
             assert mean[only] == top >= EXCLUSIVE_MEAN_CI
             assert all(mean[name] < 0.1 * top for name in mean if name != only)
             assert share(mean, only) > 1 / 1.5
-            assert label_text(mean) == language_phrase([only], LANGUAGES)
-        # a plain label of one language is an exclusive one, and no other is
-        one = label_text(mean) in {language_phrase([name], LANGUAGES) for name in LANGUAGES}
-        assert one == is_exclusive(mean)
+            some = "" if top >= GENERAL_MEAN_CI else "some "
+            assert label_text(mean) == some + language_phrase([only], LANGUAGES)
+        # a label of one language (or some of it) is an exclusive one, and no other is
+        alone = {
+            some + language_phrase([name], LANGUAGES)
+            for name in LANGUAGES
+            for some in ("", "some ")
+        }
+        assert (label_text(mean) in alone) == is_exclusive(mean)
 
 
 def test_a_single_harvested_language_makes_nothing_exclusive():
@@ -124,5 +130,6 @@ def test_add_labels_takes_weighty_distinctive_tokens_in_order():
     labelled = add_labels(subcomponents, pd.DataFrame(rows, columns=names), ["de", "en"])
     assert labelled["label"].tolist() == ["German text: der, die -> ung", ""]
     assert labelled["exclusive"].tolist() == [True, False]
+    assert labelled["general"].tolist() == [True, False]
     assert labelled["languages"].tolist() == ["de", ""]
     assert labelled["share"].tolist() == pytest.approx([0.8 / 0.81, 0.0])

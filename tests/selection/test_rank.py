@@ -81,6 +81,13 @@ def test_label_takes_the_highest_share_among_exclusive_ones(harvest, decompositi
     assert indices(select_label(harvest, decomposition, "en", 0, choose="only")) == [4]
 
 
+def test_label_of_the_whole_language_goes_before_some_of_it(decomposition):
+    rows = [(0.49, 0.0, 0.0), (0.51, 0.04, 0.0)]
+    chosen = select_label(made(rows, decomposition), decomposition, "de", 0, choose="share")
+    assert indices(chosen) == [1]
+    assert chosen.candidates["label"].tolist() == ["German text", "some German text"]
+
+
 def test_label_breaks_ties_by_mean_ci_then_key(decomposition):
     rows = [(0.4, 0.0, 0.0), (0.6, 0.0, 0.0), (0.6, 0.0, 0.0)]
     chosen = select_label(made(rows, decomposition), decomposition, "de", 0, choose="share")
@@ -115,7 +122,7 @@ def test_keys_are_checked_and_need_no_harvest(harvest, decomposition):
     [
         ([], r"selection.keys=\[\]: give a list of one or more keys"),
         ("h.0.mlp.c_fc:3", "selection.keys=h.0.mlp.c_fc:3: give a list"),
-        (["h.0.mlp.c_fc"], "'h.0.mlp.c_fc' is not a subcomponent key"),
+        (["h.0.mlp.c_fc"], "'h.0.mlp.c_fc' is no subcomponent key"),
         (["h.7.mlp.c_fc:0"], "no site 'h.7.mlp.c_fc'"),
         (["h.0.mlp.c_fc:9"], "indices at h.0.mlp.c_fc run from 0 to 8"),
         (["h.0.mlp.c_fc:3", "0.mlp.up:3"], "names h.0.mlp.c_fc:3 more than once"),

@@ -1,0 +1,68 @@
+"""Where the one scalar ends: m_c by seed and budget."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from pd_finetune.plots import style
+from pd_finetune.results.summary import arms_of
+
+_LEVELS = ((1.0, "unedited"), (0.0, "removed"), (-1.0, "inverted"))
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """arm, budget, seed, key and m_c of every run that has exactly one mask."""
+    single = frame[[len(masks) == 1 for masks in frame["masks"]]]
+    keys = [next(iter(masks)) for masks in single["masks"]]
+    values = [next(iter(masks.values())) for masks in single["masks"]]
+    return single[["arm", "budget", "seed"]].assign(key=keys, m_c=values).reset_index(drop=True)
+
+
+def _beside(seeds: pd.Series) -> pd.Series:
+    """Factors on a log axis that put the dots of different seeds side by side."""
+    place = seeds.rank(method="dense")
+    return 2.0 ** (0.25 * (place - (1 + place.max()) / 2) / place.max())
+
+
+def draw(frame: pd.DataFrame) -> style.Drawing | None:
+    """A dot per run, a line through the medians; None where no run has exactly one mask."""
+    numbers = table(frame)
+    if numbers.empty:
+        return None
+    styles = {arm: look for arm, look in style.looks(frame).items() if arm in arms_of(numbers)}
+    keys = numbers["key"].unique()
+    subtitle = "a dot per run, lines through the medians"
+    if len(keys) == 1:
+        subtitle = f"m of {keys[0]}; {subtitle}"
+    with style.canvas("The one scalar after fine-tuning", subtitle, (6.6, 4.0)) as (figure, axes):
+        style.budget_axis(axes, numbers["budget"], style.target_name(frame))
+        first, last = numbers["budget"].min(), numbers["budget"].max()
+        span = math.log2(last / first) or 1.0
+        # room for the levels' names on the left
+        axes.set_xlim(first * 2.0 ** (-0.16 * span), last * 2.0 ** (0.06 * span))
+        axes.set_ylabel("scale m of the subcomponent (no unit)")
+        low, high = min(-1.0, numbers["m_c"].min()), max(1.0, numbers["m_c"].max())
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        for level, text in _LEVELS:
+            style.mark_level(axes, level, text, above=level > 0)
+        ends = {}
+        for arm, look in styles.items():
+            own = numbers[numbers["arm"] == arm]
+            medians = own.groupby("budget")["m_c"].median()
+            axes.plot(medians.index, medians, color=look.colour, linewidth=1.8)
+            axes.plot(
+                own["budget"] * _beside(own["seed"]),
+                own["m_c"],
+                color=look.colour,
+                marker=look.marker,
+                markersize=5,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                linestyle="none",
+            )
+            ends[arm] = (float(medians.index[-1]), float(medians.iloc[-1]))
+        if len(styles) > 1:
+            style.label_ends(axes, ends, styles)
+    return style.Drawing(figure, numbers)

@@ -1,0 +1,257 @@
+"""What all figures share: colours, type, labels at the ends of lines, and the files written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from pd_finetune.files import replacing
+from pd_finetune.results.summary import ARMS, arms_of, write_csv
+
+# Okabe and Ito's palette, told apart with every kind of colour vision; yellow is too pale for lines
+_PALETTE = {
+    "one scalar": "#D55E00",
+    "top 16": "#E69F00",
+    "LoRA r1": "#0072B2",
+    "LoRA r4": "#56B4E9",
+    "localised LoRA": "#009E73",
+}
+_OTHERS = ("#CC79A7", "#000000", "#999999", "#F0E442")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+MUTED, INK = "#6b6b6b", "#222222"
+LANGUAGE_NAMES = {
+    "de": "German",
+    "en": "English",
+    "fr": "French",
+    "es": "Spanish",
+    "it": "Italian",
+    "code": "code",
+}
+_RC: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 20,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "pd_finetune",  # the same numbers give the same file
+}
+
+
+@dataclass
+class Drawing:
+    """A figure and the numbers that it shows."""
+
+    figure: Figure
+    numbers: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn, the same in every figure."""
+
+    colour: str
+    marker: str
+
+
+def looks(frame: pd.DataFrame) -> dict[str, Look]:
+    """Colour and marker per arm; the write-up's arms keep theirs whichever others are there."""
+    found = {}
+    others = 0
+    for arm in arms_of(frame):
+        if arm in _PALETTE:
+            found[arm] = Look(_PALETTE[arm], _MARKERS[ARMS.index(arm)])
+        else:
+            marker = _MARKERS[(len(ARMS) + others) % len(_MARKERS)]
+            found[arm] = Look(_OTHERS[others % len(_OTHERS)], marker)
+            others += 1
+    return found
+
+
+def language_name(language: str) -> str:
+    """`de` -> `German`; a language without a name here keeps its code."""
+    return LANGUAGE_NAMES.get(language, language)
+
+
+def target_name(frame: pd.DataFrame) -> str:
+    """Name of the language to be destroyed."""
+    return language_name(str(frame["target_language"].iloc[0]))
+
+
+def protected_names(frame: pd.DataFrame) -> list[str]:
+    """Names of the protected languages."""
+    return [language_name(code) for code in str(frame["protected_languages"].iloc[0]).split()]
+
+
+def protected_name(frame: pd.DataFrame) -> str:
+    """What the protected damage is of: the one language, or the worst of several."""
+    names = protected_names(frame)
+    return names[0] if len(names) == 1 else f"largest of {', '.join(names)}"
+
+
+def extent(numbers: pd.DataFrame, *columns: str) -> tuple[float, float]:
+    """Smallest and largest value in some columns, absent intervals left out."""
+    values = numbers[list(columns)].to_numpy(dtype=np.float64)
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def runs_note(statistic: str, seeds: Iterable[int], interval: str = "") -> str:
+    """`median of 5 runs, band: ...`, `median of 3 to 5 runs, ...`, or `one run each`."""
+    counts = sorted(set(seeds))
+    if counts == [1]:
+        return "one run each"
+    runs = f"{counts[0]} runs" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+    note = f", {interval}: 95 % bootstrap interval" if interval else ""
+    return f"{statistic} of {runs}{note}"
+
+
+@contextmanager
+def canvas(title: str, subtitle: str, size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one pair of axes in the shared style, without pyplot's global state."""
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=size)
+        axes = figure.subplots()
+        axes.set_title(title, fontweight="bold")
+        axes.annotate(
+            subtitle,
+            (0, 1),
+            (0, 6),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8.5,
+            color=MUTED,
+        )
+        yield figure, axes
+
+
+def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
+    """A log2 axis with a tick at each budget."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel(f"budget [{language} training tokens]")
+
+
+def mark_level(axes: Axes, level: float, text: str, above: bool, dashed: bool = False) -> None:
+    """A thin horizontal line across, named at its left end."""
+    axes.axhline(level, color=MUTED, linewidth=0.8, linestyle="--" if dashed else "-", zorder=1)
+    axes.annotate(
+        text,
+        (0, level),
+        (3, 2 if above else -2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        verticalalignment="bottom" if above else "top",
+    )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places moved as little as needed so that neighbours are at least `gap` apart, within 0 to 1.
+
+    Places that crowd form a block around their mean; blocks that then touch are merged.
+    """
+    order = np.argsort(places, kind="stable")
+    blocks: list[list[int]] = []
+    starts: list[float] = []
+
+    def start_of(block: list[int]) -> float:
+        wanted = float(np.mean([places[i] - gap * n for n, i in enumerate(block)]))
+        return max(0.0, min(wanted, 1.0 - gap * (len(block) - 1)))
+
+    for index in order:
+        blocks.append([int(index)])
+        starts.append(start_of(blocks[-1]))
+        while len(blocks) > 1 and starts[-1] < starts[-2] + gap * len(blocks[-2]):
+            last = blocks.pop()
+            starts.pop()
+            blocks[-1] += last
+            starts[-1] = start_of(blocks[-1])
+    found = [0.0] * len(places)
+    for block, start in zip(blocks, starts, strict=True):
+        for n, index in enumerate(block):
+            found[index] = start + gap * n
+    return found
+
+
+def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, Look]) -> None:
+    """Name each line at its right end, beside the axes; set the limits of the axes before."""
+    low, high = axes.get_ylim()
+    places = spread([(y - low) / (high - low) for _, y in ends.values()], gap=0.065)
+    for (arm, end), place in zip(ends.items(), places, strict=True):
+        axes.annotate(
+            arm,
+            end,
+            (1.04, place),
+            xycoords="data",
+            textcoords="axes fraction",
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": styles[arm].colour,
+                "linewidth": 0.9,
+                "linestyle": ":",  # so that it is not read as data
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
+    """Per arm a line through the medians and a band of the 95 % interval, against the budget."""
+    ends = {}
+    for arm, look in styles.items():
+        own = summary[summary["arm"] == arm]
+        axes.fill_between(
+            own["budget"].to_numpy(),
+            own["median_low"].to_numpy(),
+            own["median_high"].to_numpy(),
+            color=look.colour,
+            alpha=0.18,
+            linewidth=0,
+        )
+        axes.plot(
+            own["budget"],
+            own["median"],
+            color=look.colour,
+            marker=look.marker,
+            markersize=5,
+            linewidth=1.8,
+        )
+        last = own.iloc[-1]
+        ends[arm] = (float(last["budget"]), float(last["median"]))
+    label_ends(axes, ends, styles)
+
+
+def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.png`, `<name>.svg` and `<name>.csv`, each atomically."""
+    made = []
+    for kind, options in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
+        path = folder / f"{name}.{kind}"
+        with matplotlib.rc_context(_RC), replacing(path) as temporary:
+            drawing.figure.savefig(temporary, format=kind, **options)
+        made.append(path)
+    write_csv(drawing.numbers, folder / f"{name}.csv")
+    return [*made, folder / f"{name}.csv"]

@@ -1,0 +1,88 @@
+"""What is gained against what it costs: target cross-entropy and protected damage."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pd_finetune.plots import style
+from pd_finetune.results.summary import measure
+from pd_finetune.results.table import DAMAGE_NATS
+
+
+def _area(place: int, places: int) -> float:
+    """Area of a mark in square points, from the smallest budget to the largest."""
+    return 14.0 + 76.0 * place / max(places - 1, 1)
+
+
+def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
+    """Medians of each arm, joined from the smallest budget to the largest; chance is marked."""
+    keys = ["arm", "budget", "seeds"]
+    gain, cost = (
+        measure(summary, name)[[*keys, "median"]].rename(columns={"median": name})
+        for name in ("target_ce_nats", "protected_damage_nats")
+    )
+    numbers = gain.merge(cost, on=keys)
+    styles = style.looks(frame)
+    target, protected = style.target_name(frame), style.protected_name(frame)
+    chance = float(frame["chance_nats"].iloc[0])
+    base = float(frame["base_target_ce_nats"].iloc[0])
+    budgets = sorted(int(value) for value in numbers["budget"].unique())
+    subtitle = (
+        f"{style.runs_note('median', numbers['seeds'])}; marks grow with the budget: "
+        f"{', '.join(map(str, budgets))} {target} tokens"
+    )
+    title = f"{protected} damage against {target} destroyed"
+    with style.canvas(title, subtitle, (6.6, 4.4)) as (figure, axes):
+        axes.set_xlabel(f"{target} cross-entropy [nats per token]")
+        axes.set_ylabel(f"{protected} damage [nats per token]")
+        x, y = numbers["target_ce_nats"], numbers["protected_damage_nats"]
+        low, high = min(0.0, y.min()), max(DAMAGE_NATS, y.max())
+        axes.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
+        right = max(chance, x.max())
+        axes.set_xlim(min(base, x.min()) - 0.05 * (right - base), right + 0.06 * (right - base))
+        style.mark_level(axes, DAMAGE_NATS, f"{DAMAGE_NATS:.2f} nats", above=True, dashed=True)
+        axes.axvline(chance, color=style.MUTED, linewidth=0.8, zorder=1)
+        axes.annotate(
+            "chance",
+            (chance, 1),
+            (-3, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment="top",
+            fontsize=8,
+            color=style.MUTED,
+        )
+        axes.plot(base, 0.0, marker="*", markersize=9, color=style.INK, linestyle="none")
+        axes.annotate(
+            "unedited",
+            (base, 0.0),
+            (0, -6),
+            textcoords="offset points",
+            horizontalalignment="left",
+            verticalalignment="top",
+            fontsize=8,
+        )
+        ends = {}
+        for arm, look in styles.items():
+            own = numbers[numbers["arm"] == arm]
+            axes.plot(
+                own["target_ce_nats"],
+                own["protected_damage_nats"],
+                color=look.colour,
+                linewidth=1.4,
+            )
+            axes.scatter(
+                own["target_ce_nats"],
+                own["protected_damage_nats"],
+                s=[_area(budgets.index(int(budget)), len(budgets)) for budget in own["budget"]],
+                color=look.colour,
+                marker=look.marker,
+                edgecolor="white",
+                linewidth=0.5,
+                zorder=3,
+            )
+            last = own.iloc[-1]
+            ends[arm] = (float(last["target_ce_nats"]), float(last["protected_damage_nats"]))
+        style.label_ends(axes, ends, styles)
+    return style.Drawing(figure, numbers)

@@ -1,0 +1,137 @@
+"""Components, CI function, configs and folders around `tests.methods.tiny`'s random target."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from pd_finetune.cli import checked_config, config_folder, config_options
+from pd_finetune.config import LanguagesConfig, ModelConfig
+from pd_finetune.config_store import register_schemas
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.sites import Site, find_sites
+from pd_finetune.stage_configs import CIFunctionConfig, DecomposeConfig, RecipeConfig
+from pd_finetune.targets.load import Target
+from tests.methods import tiny
+
+SITES = {"h.*.attn.?_proj": 16, "h.*.mlp.c_fc": 20, "h.*.mlp.down_proj": 24}
+SIZE = CIFunctionConfig(width=16, blocks=1, heads=2, mlp_width=16)
+IDS = torch.arange(24).view(2, 12) * 7 % 300
+
+
+def random_components(sites: dict[str, Site], seed: int = 1) -> Subcomponents:
+    """V and U that have nothing to do with W, so that Delta is large."""
+    components = Subcomponents(sites)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in components.parameters():
+            parameter.normal_(0.0, 0.3, generator=generator)
+    return components
+
+
+def ci_function(model: nn.Module, sites: dict[str, Site], seed: int = 2) -> CIFunction:
+    """A CI function whose outputs lie below 0, between 0 and 1 and above 1."""
+    torch.manual_seed(seed)
+    made = CIFunction(sites, shared_inputs(model, sites, IDS[:1, :2]), SIZE)
+    with torch.no_grad():
+        made.output_head.weight.mul_(4.0)
+    return made
+
+
+def sites_of(target: Target) -> dict[str, Site]:
+    return find_sites(target.model, SITES)
+
+
+def config(steps: int = 12, sites: dict[str, int] | None = None, **recipe: Any) -> DecomposeConfig:
+    settings: dict[str, Any] = {"steps": steps, "rows": 4, "window": 10, "lr": 3e-3, **recipe}
+    return DecomposeConfig(
+        model=ModelConfig(folder="tiny"),
+        languages=LanguagesConfig(source={}, all=["de", "en"]),
+        mixture={"de": 1.0, "en": 1.0},
+        sites=sites or {"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 20},
+        ci_function=SIZE,
+        recipe=RecipeConfig(**settings),
+        precision="float32",
+        checkpoint_steps=1000,
+        log_steps=5,
+        out="unused",
+    )
+
+
+PAPER: dict[str, Any] = {
+    "recon": "separate",
+    "minimality": "p_norm",
+    "faithfulness": "entries",
+    "faithfulness_every": 1,
+    "adversary_scope": "position",
+    "adversary_extra_climbs": 2,
+}
+
+
+def batch_at(step: int, rows: int = 4, window: int = 10) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(1, 300, (rows, window), generator=generator)
+
+
+def model_folder(path: Path) -> Path:
+    """The tiny target as a transformers folder."""
+    target = tiny.target()
+    target.model.save_pretrained(path)
+    target.tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def text_folder(path: Path) -> Path:
+    """German and English parquet files with train, validation and test rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.mkdir(parents=True, exist_ok=True)
+    for language, documents in tiny.source(copies=12).texts.items():
+        splits = ["validation", "test", "train", "train"]
+        rows = {"text": documents, "split": [splits[i % 4] for i in range(len(documents))]}
+        pq.write_table(pa.table(rows), path / f"{language}.parquet")
+    return path
+
+
+def overrides(model: Path, text: Path) -> list[str]:
+    """Command-line words of `decompose` that make it tiny."""
+    return [
+        "model=hf",
+        f"model.folder={model}",
+        "languages=local",
+        f"languages.source.folder={text}",
+        "languages.all=[de,en]",
+        "~mixture",
+        "+mixture={de: 1, en: 2}",
+        "~sites",
+        "+sites={h.*.attn.v_proj: 6, h.1.mlp.c_fc: 20}",
+        "ci_function={width: 16, blocks: 1, heads: 2, mlp_width: 16}",
+        "recipe.rows=4",
+        "recipe.window=12",
+        "quality.rows_per_language=2",
+        "quality.adversary_steps=2",
+        "device=cpu",
+        "threads=1",
+        "precision=float32",
+    ]
+
+
+def composed(stage: str, words: list[str]) -> Any:
+    """The checked config of a stage, as its command line makes it."""
+    register_schemas()
+    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return checked_config(hydra.compose(stage, words))
+
+
+def run_stage(stage: str, words: list[str]) -> Path:
+    """A stage's `run` in this process."""
+    return importlib.import_module(f"pd_finetune.{stage}").run(composed(stage, words))

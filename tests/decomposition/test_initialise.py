@@ -1,0 +1,93 @@
+"""The first V and U: exact at and above the rank, the best approximation below it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.initialise import fit_to_weight, initialise
+from pd_finetune.decomposition.sites import weight_at
+from tests.decomposition import parts
+from tests.methods import tiny
+
+
+def weight(d_out: int, d_in: int, rank: int | None = None) -> Tensor:
+    torch.manual_seed(d_out * 100 + d_in)
+    if rank is None:
+        return torch.randn(d_out, d_in)
+    return (torch.randn(d_out, rank).double() @ torch.randn(rank, d_in).double()).float()
+
+
+def fit(W: Tensor, C: int) -> tuple[Tensor, Tensor]:
+    V, U = fit_to_weight(W, C, torch.Generator().manual_seed(0))
+    assert (V.shape, U.shape, V.dtype) == ((W.shape[1], C), (C, W.shape[0]), W.dtype)
+    return V.double(), U.double()
+
+
+@pytest.mark.parametrize(
+    ("d_out", "d_in", "C"),
+    [
+        (6, 9, 6),  # wide: rank 6, C at it
+        (6, 9, 8),  # between rank and d_in
+        (6, 9, 9),
+        (6, 9, 20),  # above d_in
+        (9, 6, 6),  # tall: rank is d_in
+        (9, 6, 7),
+        (9, 6, 40),
+        (7, 7, 7),
+    ],
+)
+def test_exact_from_the_rank_on(d_out: int, d_in: int, C: int) -> None:
+    W = weight(d_out, d_in)
+    V, U = fit(W, C)
+    torch.testing.assert_close((V @ U).T, W.double(), atol=1e-5, rtol=0)
+    # V is a tight frame of the row space: V V^T projects on it
+    projection = V @ V.T
+    torch.testing.assert_close(projection @ projection, projection, atol=1e-5, rtol=0)
+    torch.testing.assert_close(W.double() @ projection, W.double(), atol=1e-5, rtol=0)
+    assert projection.trace().item() == pytest.approx(min(d_out, d_in), abs=1e-4)
+    # U is the minimum-norm solution of V U = W^T: V's pseudo-inverse gives it
+    minimum = torch.linalg.pinv(V, rtol=1e-4) @ W.double().T
+    torch.testing.assert_close(U, minimum, atol=1e-4, rtol=0)
+
+
+def test_exact_for_a_matrix_of_low_rank() -> None:
+    W = weight(10, 12, rank=3)
+    for C in (4, 8, 30):
+        V, U = fit(W, C)
+        torch.testing.assert_close((V @ U).T, W.double(), atol=2e-5, rtol=0)
+
+
+def test_every_subcomponent_takes_part_above_the_rank() -> None:
+    V, U = fit(weight(6, 9), 20)
+    sizes = V.norm(dim=0) * U.norm(dim=1)
+    assert sizes.min() > 0.05 * sizes.max()
+
+
+@pytest.mark.parametrize(("d_out", "d_in", "C"), [(6, 9, 1), (6, 9, 4), (9, 6, 5)])
+def test_best_approximation_below_the_rank(d_out: int, d_in: int, C: int) -> None:
+    W = weight(d_out, d_in)
+    V, U = fit(W, C)
+    left = (W.double() - (V @ U).T).square().sum().item()
+    rest = torch.linalg.svdvals(W.double())[C:].square().sum().item()
+    assert left == pytest.approx(rest, rel=1e-5)
+    torch.testing.assert_close(V.T @ V, torch.eye(C).double(), atol=1e-5, rtol=0)
+
+
+def test_a_matrix_of_zeros() -> None:
+    V, U = fit(torch.zeros(4, 5), 3)
+    assert V.isfinite().all() and U.isfinite().all()
+    torch.testing.assert_close(V @ U, torch.zeros(5, 4).double())
+
+
+def test_all_sites_of_a_model_and_the_seed() -> None:
+    target = tiny.target()
+    made = [Subcomponents(parts.sites_of(target)) for _ in range(3)]
+    for components, seed in zip(made, (0, 0, 1), strict=True):
+        initialise(components, target.model, seed)
+    for name, site in made[0].sites.items():
+        V, U = made[0].V(name), made[0].U(name)
+        W = weight_at(target.model, site)
+        torch.testing.assert_close((V @ U).T, W, atol=1e-5, rtol=0)
+        assert torch.equal(V, made[1].V(name))
+        assert not torch.allclose(V, made[2].V(name), atol=1e-2)

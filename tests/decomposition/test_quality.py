@@ -1,0 +1,127 @@
+"""The evidence table of a decomposition whose right answers are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.initialise import initialise
+from pd_finetune.decomposition.quality import evidence, fresh_adversary, print_evidence
+from pd_finetune.decomposition.reconstruction import Reconstruction
+from pd_finetune.stage_configs import QualityConfig
+from pd_finetune.targets.load import Target
+from tests.decomposition import parts
+from tests.methods import tiny
+
+KL = {"unmasked", "ci_masked", "rounded", "stochastic", "random", "zero", "fresh_adversary"}
+
+
+def exact() -> tuple[Target, Subcomponents, CIFunction]:
+    target = tiny.target()
+    components = Subcomponents(parts.sites_of(target))
+    initialise(components, target.model, 0)
+    return target, components, parts.ci_function(target.model, components.sites)
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [n for part in value.values() for n in numbers(part)]
+    return [value]
+
+
+def test_rows_of_an_exact_start() -> None:
+    target, components, function = exact()
+    proof = evidence(target, components, function, parts.IDS, QualityConfig())
+    kl = proof["kl_nats"]
+    assert set(kl) == KL
+    assert all(math.isfinite(n) for n in numbers(proof))
+    assert abs(kl["unmasked"]) < 1e-5
+    assert proof["faithfulness_relative"] < 1e-9
+    assert kl["zero"] > 0.1
+    assert kl["zero"] > kl["random"] > kl["stochastic"] > kl["unmasked"]
+    assert kl["fresh_adversary"] >= kl["stochastic"]
+    assert (proof["tokens"], proof["subcomponents"]) == (24, sum(function.C))
+
+
+def test_counts_are_those_of_the_ci_values() -> None:
+    target, components, function = exact()
+    with torch.no_grad():
+        function.output_head.bias[:3] = -50.0  # dead
+    proof = evidence(target, components, function, parts.IDS, QualityConfig(adversary_steps=0))
+    with torch.no_grad():
+        recon = Reconstruction(target.model, components, function, parts.IDS)
+        ci = recon.pre_sigmoid().clamp(0, 1).flatten(0, 1)
+    assert 0 < (ci > 0).float().mean() < 1
+    assert proof["ci_l0"] == pytest.approx((ci > 0).sum().item() / 24)
+    assert proof["ci_l0_above_0.1"] == pytest.approx((ci > 0.1).sum().item() / 24)
+    assert proof["alive"] == int((ci.mean(0) > 1e-6).sum()) < sum(function.C)
+    sites, offset = proof["sites"], 0
+    assert list(sites) == function.order
+    for name, C in zip(function.order, function.C, strict=True):
+        part = ci[:, offset : offset + C]
+        assert sites[name]["C"] == C
+        assert sites[name]["alive"] == int((part.mean(0) > 1e-6).sum())
+        assert sites[name]["ci_l0"] == pytest.approx((part > 0).sum().item() / 24)
+        assert sites[name]["highest_mean_ci"] == pytest.approx(part.mean(0).max().item())
+        offset += C
+
+
+def test_masks_of_ones_and_zeros_by_the_ci_function() -> None:
+    """CI 1 everywhere: nothing may be ablated, all rows but random and zero vanish; CI 0: zero."""
+    target, components, function = exact()
+    settings = QualityConfig(adversary_steps=3)
+    with torch.no_grad():
+        function.output_head.weight.zero_()
+        function.output_head.bias.fill_(2.0)
+    kl = evidence(target, components, function, parts.IDS, settings)["kl_nats"]
+    for name in ("unmasked", "ci_masked", "rounded", "stochastic", "fresh_adversary"):
+        assert abs(kl[name]) < 1e-5
+    assert min(kl["random"], kl["zero"]) > 0.01
+    with torch.no_grad():
+        function.output_head.bias.fill_(-2.0)
+    kl = evidence(target, components, function, parts.IDS, settings)["kl_nats"]
+    assert kl["ci_masked"] == kl["rounded"] == kl["zero"] > 0.1
+
+
+def test_unfaithful_parts_show_in_the_unmasked_row() -> None:
+    target, components, function = exact()
+    with torch.no_grad():
+        for name in components.sites:
+            components.U(name).mul_(0.5)
+    proof = evidence(target, components, function, parts.IDS, QualityConfig(adversary_steps=0))
+    assert proof["kl_nats"]["unmasked"] > 0.01
+    assert proof["faithfulness_relative"] == pytest.approx(0.25, rel=1e-4)
+
+
+def test_the_adversary_climbs() -> None:
+    target, components, function = exact()
+    recon = Reconstruction(target.model, components, function, parts.IDS)
+    ci = recon.pre_sigmoid().detach().clamp(0, 1)
+
+    def after(steps: int) -> float:
+        return fresh_adversary(recon, ci, steps, 0.1, torch.Generator().manual_seed(0))
+
+    start, few, many = after(0), after(3), after(20)
+    assert start < few < many
+    assert many > 1.3 * start
+    assert after(3) == few
+    assert all(p.grad is None for p in components.parameters())
+
+
+def test_evidence_is_repeatable_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    target, components, function = exact()
+    settings = QualityConfig(adversary_steps=1)
+    first = evidence(target, components, function, parts.IDS, settings)
+    assert evidence(target, components, function, parts.IDS, settings) == first
+    other = evidence(target, components, function, parts.IDS, settings, seed=1)
+    assert other["kl_nats"]["stochastic"] != first["kl_nats"]["stochastic"]
+    assert other["kl_nats"]["zero"] == first["kl_nats"]["zero"]
+    print_evidence(first)
+    shown = capsys.readouterr().out
+    assert f"{first['kl_nats']['zero']:.4f}" in shown
+    assert all(name in shown for name in components.sites)

@@ -1,0 +1,145 @@
+"""A stored decomposition: the same numbers back, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.store import RECORD, WEIGHTS, load_decomposition, save_decomposition
+from pd_finetune.errors import UserError
+from pd_finetune.targets.keys import SubcomponentKey
+from pd_finetune.targets.load import Target
+from tests.decomposition import parts
+from tests.methods import tiny
+
+
+def stored(folder: Path) -> tuple[Target, Decomposition]:
+    target = tiny.target()
+    components = parts.random_components(parts.sites_of(target))
+    function = parts.ci_function(target.model, components.sites)
+    reads = {name: name for name in components.sites}
+    reads |= {f"h.{i}.attn.{p}_proj": f"h.{i}.attn.q_proj" for i in range(2) for p in "qkv"}
+    save_decomposition(
+        folder, components, function, reads, parts.SIZE, 12, target, {"evidence": {"ci_l0": 3.5}}
+    )
+    return target, Decomposition(components, function, 12)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    target, before = stored(tmp_path / "new" / "folder")
+    after = load_decomposition(str(tmp_path / "new" / "folder"), target)
+    assert after.sites == before.sites
+    assert after.window == 12
+    assert after.record["evidence"] == {"ci_l0": 3.5}
+    assert after.ci_function.inputs == before.ci_function.inputs
+    for name in before.sites:
+        assert torch.equal(after.components.V(name), before.components.V(name))
+        assert torch.equal(after.components.U(name), before.components.U(name))
+    assert not any(p.requires_grad for p in after.components.parameters())
+    assert not any(p.requires_grad for p in after.ci_function.parameters())
+    exact = before.causal_importances(target, parts.IDS)
+    read = after.causal_importances(target, parts.IDS)
+    assert list(read) == list(exact)
+    for name, values in exact.items():
+        # the CI function is kept in 16 bits
+        torch.testing.assert_close(read[name], values, atol=0.02, rtol=0)
+    assert max(v.max() for v in exact.values()) == 1 and min(v.min() for v in exact.values()) == 0
+
+
+def test_same_decomposition_same_hash(tmp_path: Path) -> None:
+    target, _ = stored(tmp_path / "a")
+    stored(tmp_path / "b")
+    one, other = (load_decomposition(str(tmp_path / name), target) for name in "ab")
+    assert one.hash == other.hash and len(one.hash) == 64
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+
+
+def test_of_another_target(tmp_path: Path) -> None:
+    stored(tmp_path)
+    with pytest.raises(UserError, match=r"of another target.*model\.folder"):
+        load_decomposition(str(tmp_path), tiny.target(seed=1))
+
+
+def test_of_a_target_with_one_changed_weight(tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    changed = tiny.target()
+    changed.model.model.layers[1].mlp.up_proj.weight[0, 0] += 1e-3
+    assert changed.hash != target.hash
+    with pytest.raises(UserError, match="of another target"):
+        load_decomposition(str(tmp_path), changed)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
+def test_damaged_weights(how: str, tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    if how == "flip":
+        content[-5] ^= 1
+    else:
+        content = content[: len(content) // 2 if how == "cut" else 0]
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match=f"{WEIGHTS}' is damaged"):
+        load_decomposition(str(tmp_path), target)
+
+
+def changed_record(folder: Path, change: Any) -> None:
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(change(record)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: {k: v for k, v in record.items() if k != "window"},
+        lambda record: {k: v for k, v in record.items() if k != "sites"},
+        lambda record: record | {"sites": {"h.0.attn.q_proj": {"name": "h.0.attn.q_proj"}}},
+        lambda record: record | {"sites": ["h.0.attn.q_proj"]},
+        lambda record: record | {"ci_function": {"wdth": 16}},
+        lambda record: [record],
+    ],
+    ids=["no window", "no sites", "site of one field", "sites a list", "key", "list"],
+)
+def test_broken_record(change: Any, tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    changed_record(tmp_path, change)
+    with pytest.raises(UserError, match=f"broken decomposition record.*{RECORD}"):
+        load_decomposition(str(tmp_path), target)
+
+
+def test_record_that_is_no_json(tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(UserError, match="broken decomposition record"):
+        load_decomposition(str(tmp_path), target)
+
+
+@pytest.mark.parametrize("missing", [RECORD, WEIGHTS, None])
+def test_missing_files(missing: str | None, tmp_path: Path) -> None:
+    target, _ = stored(tmp_path / "d")
+    folder = tmp_path / "d"
+    if missing is None:
+        folder = tmp_path / "nowhere"
+    else:
+        (folder / missing).unlink()
+    with pytest.raises(UserError, match=f"no decomposition at '{folder}'.*pd_finetune.decompose"):
+        load_decomposition(str(folder), target)
+
+
+def test_keys_are_checked(tmp_path: Path) -> None:
+    target, parts_of = stored(tmp_path)
+    made = load_decomposition(str(tmp_path), target)
+    assert len(made.all_keys()) == sum(site.C for site in parts_of.sites.values())
+    key = SubcomponentKey("h.1.mlp.c_fc", 19)
+    assert made.check(key) == key and key in made.all_keys()
+    v, u = made.vectors(key)
+    assert torch.equal(v, parts_of.components.V(key.site)[:, 19])
+    assert torch.equal(u, parts_of.components.U(key.site)[19])
+    with pytest.raises(UserError, match="from 0 to 19"):
+        made.check(SubcomponentKey("h.1.mlp.c_fc", 20))
+    with pytest.raises(UserError, match=r"no site 'h\.2\.mlp\.c_fc'"):
+        made.check(SubcomponentKey("h.2.mlp.c_fc", 0))

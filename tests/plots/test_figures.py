@@ -1,0 +1,192 @@
+"""Figures show the numbers beside them, exactly; the stage refuses what it cannot draw."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.patches import Rectangle
+
+from pd_finetune.errors import UserError
+from pd_finetune.figures import run
+from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
+from pd_finetune.results.record import RunRecord
+from pd_finetune.results.summary import ARMS, runs_frame, summarise
+from pd_finetune.stage_configs import FiguresConfig
+from tests.plots import synthetic
+
+NAMES = ("to_chance", "damage", "tradeoff", "off_target", "scalars")
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return runs_frame(synthetic.records())
+
+
+@pytest.fixture(scope="module")
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    return summarise(frame)
+
+
+def write(root: Path, records: list[RunRecord]) -> None:
+    for number, record in enumerate(records):
+        (root / f"{number:03}").mkdir(parents=True)
+        (root / f"{number:03}" / "config.yaml").touch()
+        record.write(root / f"{number:03}" / "result.json")
+
+
+# ------------------------------------------------------------------ off-target: the true means
+
+
+@pytest.mark.parametrize("budget", [None, 16])
+def test_bars_are_the_true_means_from_zero(
+    frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None
+) -> None:
+    """Goodfire's first plot drew such bars 0.01 nats above the true means."""
+    drawing = off_target.draw(frame, summary, budget)
+    (axes,) = drawing.figure.axes
+    bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert len(bars) == len(drawing.numbers) == len(ARMS) * 5
+    for bar, row in zip(bars, drawing.numbers.itertuples(), strict=True):
+        own = frame[(frame["arm"] == row.arm) & (frame["budget"] == row.budget)]
+        assert len(own) == 5
+        true = np.mean(own[f"damage_{row.language}_nats"].to_numpy())
+        assert bar.get_y() == 0.0
+        assert bar.get_height() == row.mean == true
+    assert axes.get_ylim()[0] <= 0.0 <= axes.get_ylim()[1]
+    assert axes.get_yscale() == "linear"
+
+
+def test_bars_stand_where_the_arm_first_reaches_chance(
+    frame: pd.DataFrame, summary: pd.DataFrame
+) -> None:
+    table = off_target.table(frame, summary)
+    found = table.groupby("arm")["budget"].first()
+    for arm in ARMS:
+        gaps = frame[frame["arm"] == arm].groupby("budget")["to_chance_nats"].median()
+        reached = gaps[gaps <= 0.1]
+        assert found[arm] == (reached.index[0] if len(reached) else 64)
+    few = frame[frame["budget"] <= 4]
+    drawing = off_target.draw(few, summarise(few))
+    labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+    assert "LoRA r1, 4 tokens, 3.01 nats short of chance" in labels
+    assert "top 16, 4 tokens" in labels
+    with pytest.raises(UserError, match="possible are 1, 4"):
+        off_target.draw(few, summarise(few), budget=3)
+
+
+# ------------------------------------------------------------------ lines
+
+
+@pytest.mark.parametrize("plot", [to_chance, damage])
+def test_lines_are_the_medians(plot: object, frame: pd.DataFrame, summary: pd.DataFrame) -> None:
+    drawing = plot.draw(frame, summary)  # type: ignore[attr-defined]
+    (axes,) = drawing.figure.axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    assert len(lines) == len(ARMS)
+    for arm, line in zip(ARMS, lines, strict=True):
+        own = drawing.numbers[drawing.numbers["arm"] == arm]
+        assert list(line.get_xdata()) == [1, 4, 16, 64]
+        assert list(line.get_ydata()) == own["median"].tolist()
+    assert axes.get_xscale() == "log"
+    assert "German training tokens" in axes.get_xlabel() and "nats" in axes.get_ylabel()
+    assert set(ARMS) <= {text.get_text() for text in axes.texts}
+    assert {0.0, 0.1} <= {float(line.get_ydata()[0]) for line in axes.lines}
+
+
+def test_tradeoff_joins_points_in_order_of_budget(
+    frame: pd.DataFrame, summary: pd.DataFrame
+) -> None:
+    drawing = tradeoff.draw(runs_frame(synthetic.records()[::-1]), summary)
+    (axes,) = drawing.figure.axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    for arm, line in zip(ARMS, lines, strict=True):
+        medians = frame[frame["arm"] == arm].groupby("budget").median(numeric_only=True)
+        assert list(line.get_xdata()) == medians["target_ce_nats"].tolist()
+        assert list(line.get_ydata()) == medians["damage_en_nats"].tolist()
+    assert synthetic.CHANCE in [line.get_xdata()[0] for line in axes.lines]
+
+
+def test_scalars_show_every_run(frame: pd.DataFrame) -> None:
+    drawing = scalars.draw(frame)
+    assert drawing is not None and len(drawing.numbers) == 20
+    assert set(drawing.numbers["arm"]) == {"one scalar"}
+    row = drawing.numbers.iloc[7]
+    record = synthetic.record("one_scalar", int(row["budget"]), int(row["seed"]))
+    assert record.masks == {row["key"]: row["m_c"]}
+    assert scalars.draw(frame[frame["arm"] == "LoRA r1"]) is None
+
+
+# ------------------------------------------------------------------ shared style
+
+
+def test_arms_keep_their_look_and_differ() -> None:
+    records = synthetic.records(("lora_r1", "one_scalar"), (4,), 1)
+    alone = style.looks(runs_frame(records[:1]))
+    both = style.looks(runs_frame([*records, replace(records[0], method="x", lora=None)]))
+    assert alone["LoRA r1"] == both["LoRA r1"]
+    assert len(set(both.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([0.5, 0.1], [0.5, 0.1]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.0, 0.0, 0.05], [0.0, 0.1, 0.2]),
+        ([1.0, 0.98, 0.2], [1.0, 0.9, 0.2]),
+    ],
+)
+def test_labels_keep_apart(places: list[float], expected: list[float]) -> None:
+    assert style.spread(places, 0.1) == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------ the stage
+
+
+def test_stage_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = synthetic.records(("one_scalar", "lora_r1"), (1, 4), 2)
+    write(tmp_path / "runs", [*records, synthetic.record(status="failed", seed=9)])
+    out = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "out")))
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{name}.{kind}" for name in NAMES for kind in ("png", "svg", "csv")),
+        *("runs.csv", "summary.csv", "tokens_to_target.csv", "table.md"),
+    }
+    assert (out / "to_chance.png").read_bytes().startswith(b"\x89PNG")
+    text = capsys.readouterr().out
+    assert "1 failed or half-finished" in text and "LoRA r1" in text
+    frame = runs_frame(records)
+    bars = pd.read_csv(out / "off_target.csv")
+    pd.testing.assert_frame_equal(bars, off_target.table(frame, summarise(frame)))
+    assert (out / "table.md").read_text().startswith("# 8 runs")
+
+    # without one-scalar runs, the figure of earlier ones must not stay
+    write(tmp_path / "lora", records[4:5])
+    run(FiguresConfig(str(tmp_path / "lora"), str(out)))
+    assert not list(out.glob("scalars.*")) and (out / "damage.svg").is_file()
+
+
+def test_same_runs_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        drawing = scalars.draw(frame)
+        assert drawing is not None
+        style.save(drawing, tmp_path / name, "scalars")
+    for kind in ("png", "svg", "csv"):
+        first, second = (tmp_path / name / f"scalars.{kind}" for name in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_no_finished_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"no finished runs .*experiment=write_up paths.runs="):
+        run(FiguresConfig(str(tmp_path / "absent"), str(out)))
+    write(tmp_path / "runs", [synthetic.record(status="failed")])
+    with pytest.raises(UserError, match="1 failed or half-finished"):
+        run(FiguresConfig(str(tmp_path / "runs"), str(out)))
+    mixed = [synthetic.record(), synthetic.record(seed=1, target_language="fr")]
+    write(tmp_path / "mixed", mixed)
+    with pytest.raises(UserError, match=r"languages.target.*runs=\.\.\."):
+        run(FiguresConfig(str(tmp_path / "mixed"), str(out)))
+    assert not out.exists()

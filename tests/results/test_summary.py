@@ -1,0 +1,212 @@
+"""Arms, what may be pooled, medians with intervals, tokens to target, and the tables."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pd_finetune.errors import UserError
+from pd_finetune.plots.tables import headline, markdown, page
+from pd_finetune.results.record import Hashes, RunRecord
+from pd_finetune.results.summary import (
+    ARMS,
+    arm_name,
+    arms_of,
+    costs,
+    damage_languages,
+    measure,
+    runs_frame,
+    summarise,
+    tokens_to_target,
+    write_csv,
+)
+from tests.plots import synthetic
+
+
+def changed(record: RunRecord, **config: Any) -> RunRecord:
+    return replace(record, config={**record.config, **config})
+
+
+def chosen(record: RunRecord, how: str, count: int) -> RunRecord:
+    keys = [f"h.0.mlp.c_fc:{n}" for n in range(count)]
+    picked = changed(record, selection={"_target_": f"pd_finetune.selection.rank.select_{how}"})
+    return replace(picked, selection=keys, masks=dict.fromkeys(keys, 0.5) if record.masks else {})
+
+
+def test_arms_of_the_write_up() -> None:
+    frame = runs_frame(synthetic.records())
+    assert arms_of(frame) == list(ARMS) == list(dict.fromkeys(frame["arm"]))
+    assert len(frame) == 100
+
+
+@pytest.mark.parametrize(
+    ("arm", "how", "count", "name"),
+    [
+        ("one_scalar", "keys", 1, "one scalar (h.0.mlp.c_fc:0)"),
+        ("one_scalar", "random", 1, "one scalar (random)"),
+        ("one_scalar", "keys", 3, "3 subcomponents (keys)"),
+        ("one_scalar", "top", 4, "top 4"),
+        ("lora_r4", "random", 2, "LoRA r4"),
+        ("localized_lora", "random", 1, "localised LoRA (random)"),
+    ],
+)
+def test_other_arms_say_how_they_were_chosen(arm: str, how: str, count: int, name: str) -> None:
+    assert arm_name(chosen(synthetic.record(arm), how, count)) == name
+
+
+def test_methods_of_others_keep_their_name() -> None:
+    assert arm_name(replace(synthetic.record(), method="steering", masks={})) == "steering"
+
+
+def test_frame_carries_what_a_run_found() -> None:
+    record = synthetic.record("top16", 16, 3)
+    row = runs_frame([record]).iloc[0]
+    assert (row["arm"], row["budget"], row["seed"]) == ("top 16", 16, 3)
+    assert row["target_ce_nats"] == record.edited.ce_nats["de"]
+    assert row["damage_it_nats"] == record.damage_nats["it"]
+    assert row["protected_damage_nats"] == record.damage_nats["en"]
+    assert row["masks"] == record.masks and row["trainable_parameters"] == 16
+    two = replace(record, protected_languages=["en", "fr"])
+    frame = runs_frame([two])
+    assert frame["protected_damage_nats"][0] == record.damage_nats["fr"]
+    assert damage_languages(frame) == ["en", "fr", "es", "it", "code"]
+
+
+# ------------------------------------------------------------------ what may be pooled
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (synthetic.record(seed=1, target_language="fr"), "languages.target: de .1 runs., fr"),
+        (synthetic.record(seed=1, hashes=Hashes("c", "b" * 64)), "hashes.target: aaaa"),
+        (synthetic.record(seed=1, hashes=Hashes("a" * 64, "c")), "hashes.decomposition: bbbb"),
+        (synthetic.record(seed=1, protected_languages=["fr"]), "languages.preserve"),
+        (
+            changed(synthetic.record(seed=1), evaluation={"split": "validation"}),
+            "evaluation.split: test .1 runs., validation",
+        ),
+        (
+            changed(synthetic.record(seed=1), method={"name": "mask", "lr": 0.1, "kl_weight": 3.0}),
+            "'one scalar' differ in method.lr: 0.1 .1 runs., 0.3",
+        ),
+    ],
+)
+def test_what_is_not_one_experiment_is_refused(other: RunRecord, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        runs_frame([synthetic.record(), other])
+
+
+def test_where_a_run_was_done_does_not_matter() -> None:
+    other = changed(
+        synthetic.record(seed=1),
+        model={"folder": "elsewhere", "dtype": "float32"},
+        device="cuda",
+        paths={"runs": "x"},
+        token_budget={**synthetic.record().config["token_budget"], "grid": [1, 2]},
+    )
+    assert len(runs_frame([synthetic.record(), other])) == 2
+
+
+def test_arms_may_differ_in_what_is_tuned_for_each() -> None:
+    lora = changed(synthetic.record("lora_r1"), method={"name": "lora_r1", "lr": 0.005})
+    assert len(runs_frame([synthetic.record(), lora])) == 2
+
+
+def test_lora_everywhere_counts_once_whatever_is_selected() -> None:
+    record = synthetic.record("lora_r1")
+    assert len(runs_frame([record, chosen(record, "top", 16)])) == 1
+
+
+# ------------------------------------------------------------------ summaries
+
+
+def test_medians_means_and_intervals() -> None:
+    frame = runs_frame(synthetic.records(("one_scalar",), (1, 4), seeds=5))
+    found = measure(summarise(frame), "damage_it_nats")
+    for row, (_, own) in zip(found.itertuples(), frame.groupby("budget"), strict=True):
+        values = own["damage_it_nats"].to_numpy()
+        assert row.seeds == 5
+        assert row.median == np.median(values) and row.mean == np.mean(values)
+        assert values.min() <= row.median_low <= row.median <= row.median_high <= values.max()
+        assert values.min() < row.mean_low < row.mean < row.mean_high < values.max()
+
+
+@pytest.mark.parametrize("runs", [2, 4, 5])
+def test_intervals_are_those_of_a_plain_bootstrap(runs: int) -> None:
+    frame = runs_frame(synthetic.records(("top16",), (4,), seeds=runs))
+    values = frame["to_chance_nats"].to_numpy()
+    row = measure(summarise(frame), "to_chance_nats").iloc[0]
+    draws = values[np.random.default_rng(0).integers(runs, size=(10_000, runs))]
+    for name, statistic in (("median", np.median), ("mean", np.mean)):
+        low, high = np.percentile(statistic(draws, axis=1), [2.5, 97.5])
+        assert row[f"{name}_low"] == pytest.approx(low, abs=1e-12)
+        assert row[f"{name}_high"] == pytest.approx(high, abs=1e-12)
+
+
+def test_one_run_has_no_interval() -> None:
+    frame = runs_frame([synthetic.record()])
+    summary = summarise(frame)
+    assert summary["median_low"].isna().all() and summary["mean_high"].isna().all()
+    assert "[" not in headline(frame, summary)["damage en"][0]
+
+
+def at(budget: int, gaps: list[float], damages: list[float]) -> list[RunRecord]:
+    return [
+        replace(
+            synthetic.record(budget=budget, seed=seed),
+            to_chance_nats=gap,
+            damage_nats={**synthetic.record().damage_nats, "en": damage},
+        )
+        for seed, (gap, damage) in enumerate(zip(gaps, damages, strict=True))
+    ]
+
+
+def test_tokens_to_target_is_the_definition() -> None:
+    far = at(1, [0.05, 0.2, 0.3], [0.0, 0.0, 0.0])  # the median run is not at chance
+    costly = at(2, [0.1, 0.1, 5.0], [0.10, 0.10, 0.0])  # at chance, but 0.10 is too much
+    wrong = at(4, [-3.0, -2.0, 9.0], [0.09, 0.5, 0.0])  # beyond chance, and cheap
+    row = tokens_to_target(runs_frame([*far, *costly, *wrong])).iloc[0]
+    assert (row["at_chance_tokens"], row["target_tokens"], row["largest_budget"]) == (2, 4, 4)
+    row = tokens_to_target(runs_frame([*far, *costly])).iloc[0]
+    assert row["at_chance_tokens"] == 2 and row["target_tokens"] is pd.NA
+    assert tokens_to_target(runs_frame(far))["at_chance_tokens"].isna().all()
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_headline_has_arms_by_budget_and_true_medians() -> None:
+    frame = runs_frame(synthetic.records(budgets=(4, 16)))
+    table = headline(frame, summarise(frame))
+    assert list(table.columns) == [
+        *("arm", "budget", "seeds", "de to chance"),
+        *("damage en", "damage fr", "damage es", "damage it", "damage code"),
+    ]
+    assert list(table["arm"]) == [arm for arm in ARMS for _ in range(2)]
+    own = frame[(frame["arm"] == "LoRA r4") & (frame["budget"] == 16)]
+    cell = table[(table["arm"] == "LoRA r4") & (table["budget"] == 16)]["damage fr"].iloc[0]
+    assert cell.startswith(f"{own['damage_fr_nats'].median():.3f} [")
+
+
+def test_markdown_and_page() -> None:
+    table = pd.DataFrame({"arm": ["a"], "tokens": pd.array([pd.NA], dtype="Int64")})
+    assert markdown(table) == "| arm | tokens |\n| --- | ---: |\n| a | – |\n"
+    frame = runs_frame(synthetic.records(("one_scalar", "lora_r1"), (4,), 2))
+    text = page(frame, summarise(frame))
+    for part in ("# 4 runs", "chance is 8.318 nats", "| LoRA r1 | 4 | 2 |", "test text"):
+        assert part in text
+    assert costs(frame)["labels_tokens"].tolist() == [1000, 1000]
+
+
+def test_csv_keeps_every_digit(tmp_path: Path) -> None:
+    frame = runs_frame(synthetic.records(("one_scalar", "top16"), (4,), 2))
+    write_csv(frame, tmp_path / "runs.csv")
+    back = pd.read_csv(tmp_path / "runs.csv")
+    pd.testing.assert_frame_equal(
+        back.drop(columns="masks"), frame.drop(columns="masks"), check_exact=True, check_dtype=False
+    )
+    assert back["masks"][0].startswith('{"h.3.attn.v_proj:5"')
