@@ -17,6 +17,7 @@ def run(config: DecomposeConfig) -> Path:
     from pd_finetune.decomposition.quality import evidence, print_evidence
     from pd_finetune.decomposition.store import save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.errors import UserError
     from pd_finetune.files import make_folder
     from pd_finetune.results.environment import versions
     from pd_finetune.runtime import device_of, prepare
@@ -32,19 +33,26 @@ def run(config: DecomposeConfig) -> Path:
     batches = mixed_windows(
         target.tokenizer, source, config.mixture, recipe.rows, recipe.window, config.seed
     )
+    rows = {
+        name: windows(
+            token_stream(target.tokenizer, source, name, "validation"),
+            config.quality.rows_per_language,
+            recipe.window,
+        )
+        for name in config.mixture
+    }
+    # looked at before the training, not after hours of it
+    for name, found in rows.items():
+        if len(found) == 0:
+            raise UserError(
+                f"'{name}' has no validation text of {recipe.window} tokens for the evidence: "
+                "give some, or a shorter recipe.window"
+            )
+    ids = torch.from_numpy(np.concatenate(list(rows.values()))).to(target.model.device)
     trainer = Trainer(target, config, batches, out)
     trainer.train()
-    held_out = np.concatenate(
-        [
-            windows(
-                token_stream(target.tokenizer, source, name, "validation"),
-                config.quality.rows_per_language,
-                recipe.window,
-            )
-            for name in config.mixture
-        ]
-    )
-    ids = torch.from_numpy(held_out).to(target.model.device)
+    # the stored function is of 16 bits, and the evidence should be about what is stored
+    trainer.ci_function.half().float()
     proof = evidence(target, trainer.components, trainer.ci_function, ids, config.quality)
     save_decomposition(
         out,

@@ -184,7 +184,8 @@ class RecipeConfig:
         )
         if self.adversary and self.recon == "merged":
             require(
-                self.rows >= 2, f"recipe.rows={self.rows}: merged with adversary needs 2 or more"
+                self.rows % 2 == 0,
+                f"recipe.rows={self.rows} must be even: half of the rows are adversarial",
             )
 
 

@@ -22,11 +22,11 @@ from pd_finetune.config_store import register_schemas
 LR = {
     "one_scalar": (0.1, 0.2, 0.4, 0.8),
     "top16": (0.1, 0.2, 0.4, 0.8),
-    "lora_r1": (2e-3, 6e-3, 2e-2, 6e-2),
-    "lora_r4": (2e-3, 6e-3, 2e-2, 6e-2),
+    "lora_r1": (6e-3, 2e-2, 6e-2, 2e-1),
+    "lora_r4": (6e-3, 2e-2, 6e-2, 2e-1),
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
 }
-KL_WEIGHT = (1.0, 3.0, 10.0)
+KL_WEIGHT = (0.3, 1.0, 3.0, 10.0)
 DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
 FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arm", choices=sorted(LR), required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 64])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001])
     parser.add_argument("overrides", nargs="*", help="further overrides, as for pd_finetune.run")
     options = parser.parse_args()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import hydra
 import pytest
@@ -56,9 +55,8 @@ def test_each_arm_ends_in_a_complete_record(tmp_path, arm, trainable):
     assert record.to_chance_nats == pytest.approx(record.chance_nats - record.edited.ce_nats["de"])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3 == record.steps
-    assert {json.loads(line)["language"] for line in open(folder / "rollouts.jsonl")} == {
-        *("de", "en", "fr")
-    }
+    rollouts = (folder / "rollouts.jsonl").read_text().splitlines()
+    assert {json.loads(line)["language"] for line in rollouts} == {*("de", "en", "fr")}
     saved = "mask.json" if arm in ("one_scalar", "top16") else "adapter_model.safetensors"
     assert (folder / saved).is_file()
 

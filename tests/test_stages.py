@@ -156,7 +156,6 @@ def test_out_that_is_a_file(folder: Path, tmp_path: Path) -> None:
         parts.run_stage("decompose", [*words, f"out={tmp_path / 'file' / 'd'}"])
 
 
-@pytest.mark.xfail(strict=True, reason="found out after the training, as a NaN in the record")
 def test_text_without_validation_rows_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
     text = parts.text_folder(tmp_path / "text")
     for path in text.glob("*.parquet"):

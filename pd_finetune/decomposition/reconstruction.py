@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -10,6 +13,7 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
 from pd_finetune.decomposition.divergence import divergence_from_clean
 from pd_finetune.runtime import autocast
+from pd_finetune.targets.head import has_linear_head
 
 
 class Reconstruction:
@@ -33,18 +37,19 @@ class Reconstruction:
     ) -> None:
         self.model, self.components, self.ci_function = model, components, ci_function
         self.ids, self.precision = ids, precision
+        self._linear_head = has_linear_head(model)
         wanted = set(ci_function.inputs)
         with torch.no_grad(), recorded_inputs(model, components.sites, wanted) as inputs:
-            self.clean = self._hidden()
+            self.clean = self._output()
         self.inputs: dict[str, Tensor] = inputs
 
-    def _hidden(self) -> Float[Tensor, "rows pos width"]:
-        decoder = self.model.base_model
-        assert isinstance(decoder, nn.Module)
+    def _output(self) -> Float[Tensor, "rows pos any"]:
+        """Last hidden states where the head is linear, else logits."""
+        run: Any = self.model.base_model if self._linear_head else self.model
         with autocast(self.ids.device, self.precision):
-            hidden = decoder(input_ids=self.ids, use_cache=False).last_hidden_state
-        assert isinstance(hidden, Tensor)
-        return hidden
+            output = run(input_ids=self.ids, use_cache=False)
+        result: Tensor = output.last_hidden_state if self._linear_head else output.logits
+        return result
 
     def pre_sigmoid(self) -> Float[Tensor, "rows pos C"]:
         """Causal-importance outputs of all sites, before the sigmoids, in float32."""
@@ -73,6 +78,9 @@ class Reconstruction:
             for i, (name, part) in enumerate(self.ci_function.split(mask).items())
         }
         with self.components.masked(self.model, masks):
-            hidden = self._hidden()
-        head = self.model.get_output_embeddings()  # type: ignore[operator]
-        return divergence_from_clean(hidden, self.clean, head)
+            masked = self._output()
+        if self._linear_head:
+            head = self.model.get_output_embeddings()  # type: ignore[operator]
+            return divergence_from_clean(masked, self.clean, head)
+        log_p, log_q = self.clean.float().log_softmax(-1), masked.float().log_softmax(-1)
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)

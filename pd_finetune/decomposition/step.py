@@ -68,7 +68,8 @@ class StepMaker:
             frequency = torch.zeros_like(minimality)
         result.total = result.total + minimality + frequency
         if step % recipe.faithfulness_every == 0:
-            # evaluated every few steps, weighted up by as much: same mean gradient, less work
+            # every few steps, weighted up by as much (it is near 0 from the start, so this is
+            # cheap; on those steps it takes a larger part of the clipped gradient)
             term = faithfulness(self.components, self.model, recipe.faithfulness)
             weight = recipe.faithfulness_coefficient * recipe.faithfulness_every
             result.total = result.total + weight * term
@@ -127,7 +128,9 @@ class StepMaker:
             leaf = self.sources.leaf()
             r = _over_positions(leaf, length)
             mask, _unused = self._masks(x.detach(), r[..., :C], progress)
-            (gradient,) = torch.autograd.grad(recon.divergence(mask, r[..., C:]).mean(), leaf)
+            # one half, as the last climb's gradient comes from the weighted loss
+            climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
+            (gradient,) = torch.autograd.grad(climbed, leaf)
             self.sources.climb(gradient)
         leaf = self.sources.leaf()
         r = _over_positions(leaf, length)

@@ -106,13 +106,13 @@ class Trainer:
         ids = self.batch_at(self.step).to(self.target.model.device)
         result = self.maker.loss(ids, self.step, self._generator(self.step))
         for term, value in {**result.terms, "loss": result.total.item()}.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{term} is {value} at step {self.step}; last good checkpoint: "
-                    f"{self.checkpoint if self.checkpoint.is_file() else 'none'}; lower recipe.lr"
-                )
+            self._require_finite(term, value)
         result.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
+        self._require_finite("gradient of V and U", norm.item())
+        slopes = [p.grad for p in self.ci_function.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(slopes)
+        self._require_finite("gradient of the causal-importance function", norm.item())
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if result.sources is not None and self.maker.sources is not None:
@@ -120,6 +120,13 @@ class Trainer:
             self.maker.sources.climb(result.sources.grad)
         self.step += 1
         return result
+
+    def _require_finite(self, term: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{term} is {value} at step {self.step}; last good checkpoint: "
+                f"{self.checkpoint if self.checkpoint.is_file() else 'none'}; lower recipe.lr"
+            )
 
     def train(self, progress: bool = True) -> None:
         """Train to the end, from the checkpoint where there is one."""

@@ -15,26 +15,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pd_finetune.finetuning.vocabulary import log_partition, mean_embedding_and_negentropy
+from pd_finetune.targets.head import has_linear_head
 from pd_finetune.targets.load import Target
 from pd_finetune.text.budget import TargetSample
 
 _ROWS = 32  # rows of a forward: more are accumulated, so that memory doesn't grow with the budget
 _KEPT_BYTES = 2**30  # clean log-probabilities larger than this are made again at every step
-
-
-def has_linear_head(target: Target, ids: Int[Tensor, "rows pos"]) -> bool:
-    """Whether logits are `hidden @ embedding.T` and nothing else (no bias, soft cap or scale)."""
-    head = target.model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        return False
-    with torch.no_grad():
-        logits = target.model(input_ids=ids, use_cache=False).logits.float()
-        hidden = target.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        mine = (hidden @ head.weight.T).float()
-    return mine.shape == logits.shape and torch.allclose(mine, logits, atol=1e-3, rtol=1e-3)
 
 
 @dataclass
@@ -72,9 +61,10 @@ class Objective:
         self._counted = sample.counted.to(device)
         self.target_tokens = sample.tokens
         self._pool = pool.to(device)
-        self.fused = fused and has_linear_head(target, self._pool[:1])
+        self.fused = fused and has_linear_head(target.model)
+        head = target.model.get_output_embeddings()
+        self.fused = self.fused and head.bias is None
         if self.fused:
-            head = target.model.get_output_embeddings()
             self._embedding = head.weight.detach().float()
         self._clean = self._clean_pool()
 

@@ -25,7 +25,7 @@ class Harvest:
     """Statistics of all harvested subcomponents over text in several languages.
 
     Args:
-        subcomponents: one row each, in the order of `Decomposition.keys`: key, site, index,
+        subcomponents: one row each, in the order of `Decomposition.all_keys`: key, site, index,
             mean_ci_<language>, firing_<language> and strong_firing_<language> (fractions of
             tokens), mean_ci (mean over languages), mean_activation, mean_abs_activation, norm,
             top_language, share, languages (comma-joined), exclusive, label (empty where dead).

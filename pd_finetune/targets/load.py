@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -88,18 +88,23 @@ def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "f
                 "set model.folder to a transformers folder"
             )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             attn_implementation="sdpa",
+            output_loading_info=True,
         )
         tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # safetensors, OS and config errors share no base class
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the target model at '{path}': {line}") from None
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise UserError(f"the weights at '{path}' are incomplete: {missing} is missing")
     fuse_activations(model)
     model.requires_grad_(False).eval().to(torch.device(device))
     return Target(model, tokenizer, name=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from pd_finetune.errors import TrainingError
+from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.files import replacing
 from pd_finetune.runtime import autocast
@@ -105,6 +106,7 @@ class Pretraining:
         with replacing(path) as temporary:
             torch.save(
                 {
+                    "identity": self._identity(),
                     "model": self.model.state_dict(),
                     "optimiser": self.optimiser.state_dict(),
                     "step": self.step,
@@ -115,11 +117,42 @@ class Pretraining:
             )
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        """Continue from a checkpoint.
+
+        Raises:
+            UserError: the file is broken, or is of another model or mixture.
+        """
+        try:
+            state = torch.load(path, map_location=self.model.device, weights_only=True)
+            same = state["identity"] == self._identity()
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
+        if not same:
+            raise UserError(
+                f"checkpoint '{path}' is of another architecture, mixture, seed or learning rate: "
+                "give another out=, or delete it"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = state["history"]
+
+    def _identity(self) -> str:
+        """What a checkpoint must share; `steps` and the decay may change, so that it extends."""
+        shapes = {name: list(p.shape) for name, p in self.model.named_parameters()}
+        windows = self.windows
+        return json.dumps(
+            {
+                "shapes": shapes,
+                "mixture": windows.mixture,
+                "streams": {name: len(stream) for name, stream in windows.streams.items()},
+                "rows": windows.rows,
+                "seed": windows.seed,
+                "lr": self.settings.lr,
+            },
+            sort_keys=True,
+        )
 
 
 def held_out_record(

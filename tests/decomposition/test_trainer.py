@@ -198,7 +198,6 @@ def test_nan_names_step_and_term(recipe: str, tmp_path: Path) -> None:
         made.train_step()
 
 
-@pytest.mark.xfail(strict=True, reason="gradients are not checked before the optimiser's step")
 def test_no_checkpoint_after_a_gradient_that_is_not_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

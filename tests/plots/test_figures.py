@@ -145,7 +145,9 @@ def test_labels_keep_apart(places: list[float], expected: list[float]) -> None:
 # ------------------------------------------------------------------ the stage
 
 
-def test_stage_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_writes_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = synthetic.records(("one_scalar", "lora_r1"), (1, 4), 2)
     write(tmp_path / "runs", [*records, synthetic.record(status="failed", seed=9)])
     out = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "out")))
@@ -163,6 +165,7 @@ def test_stage_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     # without one-scalar runs, the figure of earlier ones must not stay
     write(tmp_path / "lora", records[4:5])
+    monkeypatch.setattr(style, "save", lambda *_: None)  # drawing is slow, and seen above
     run(FiguresConfig(str(tmp_path / "lora"), str(out)))
     assert not list(out.glob("scalars.*")) and (out / "damage.svg").is_file()
 
