@@ -240,7 +240,7 @@ class HarvestConfig(StageConfig):
     model: ModelConfig = MISSING
     decomposition: DecompositionConfig = MISSING
     languages: LanguagesConfig = MISSING
-    rows_per_language: int = 512
+    rows_per_language: int = 256
     batch: int = 32
     split: str = "train"  # of the text; never test
     out: str | None = None  # null: beside the decomposition

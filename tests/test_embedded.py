@@ -1,0 +1,119 @@
+"""What ships: target, decomposition, harvest and text belong together and are what they say."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pd_finetune.decomposition.quality import evidence
+from pd_finetune.decomposition.store import EMBEDDED_DECOMPOSITION, load_decomposition
+from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
+from pd_finetune.selection.harvest import load_harvest
+from pd_finetune.selection.rank import select_label, select_top
+from pd_finetune.stage_configs import QualityConfig
+from pd_finetune.targets.load import EMBEDDED_TARGET, load_target
+from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
+from pd_finetune.text.tokens import token_stream, windows
+
+LANGUAGES = ["de", "en", "fr", "es", "it", "code"]
+
+
+@pytest.fixture(scope="module")
+def target():
+    return load_target("embedded")
+
+
+@pytest.fixture(scope="module")
+def decomposition(target):
+    return load_decomposition("embedded", target)
+
+
+@pytest.fixture(scope="module")
+def harvest(target, decomposition):
+    return load_harvest(EMBEDDED_DECOMPOSITION / "harvest", target, decomposition)
+
+
+def held_out(target, split: str, rows: int, length: int) -> dict[str, torch.Tensor]:
+    source = ParquetFolder()
+    return {
+        name: torch.from_numpy(
+            windows(token_stream(target.tokenizer, source, name, split), rows, length)
+        )
+        for name in LANGUAGES
+    }
+
+
+def test_the_target_beats_a_unigram_model_in_every_language(target):
+    record = json.loads((EMBEDDED_TARGET / "training_record.json").read_text())
+    for name, ids in held_out(target, "validation", 16, 128).items():
+        measured = mean(sequence_cross_entropies(target, ids, 16))
+        row = record["held_out"][name]
+        assert row["validation_ce_nats"] < row["test_unigram_nats"] - 2
+        # the shipped text is a part of the corpus that the record was measured on
+        assert abs(measured - row["validation_ce_nats"]) < 0.6
+
+
+def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
+    claimed = decomposition.record["evidence"]
+    ids = torch.cat(list(held_out(target, "validation", 6, decomposition.window).values()))
+    found = evidence(
+        target,
+        decomposition.components,
+        decomposition.ci_function,
+        ids,
+        QualityConfig(adversary_steps=0),
+    )
+    for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
+        assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
+    assert found["ci_l0"] == pytest.approx(claimed["ci_l0"], rel=0.3)
+    assert found["kl_nats"]["unmasked"] < 0.05
+    assert found["kl_nats"]["ci_masked"] < found["kl_nats"]["random"] / 2
+    assert found["ci_l0"] < 0.1 * found["subcomponents"]
+
+
+def test_the_labelled_subcomponent_is_german_on_text_it_was_not_chosen_on(
+    target, decomposition, harvest
+):
+    chosen = select_label(harvest, decomposition, "de", 0, choose="share")
+    (key,) = chosen.keys
+    row = harvest.subcomponents.set_index("key").loc[str(key)]
+    assert row["label"].startswith("German text")
+    fresh = {}
+    for name, ids in held_out(target, "validation", 12, decomposition.window).items():
+        ci = decomposition.causal_importances(target, ids, [key.site])[key.site]
+        fresh[name] = float(ci[..., key.index].mean())
+    assert fresh["de"] > 0.3
+    assert all(fresh["de"] > 8 * value for name, value in fresh.items() if name != "de")
+
+
+def test_top16_holds_distinct_ones_in_order(decomposition, harvest):
+    top = select_top(harvest, decomposition, "de", 0, count=16, contrast="en")
+    assert len(set(top.keys)) == 16
+    table = harvest.subcomponents.set_index("key")
+    gaps = [table.loc[str(k), "mean_ci_de"] - table.loc[str(k), "mean_ci_en"] for k in top.keys]
+    assert np.all(np.diff(gaps) <= 0)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_text_is_what_its_manifest_says(language):
+    manifest = json.loads((EMBEDDED_TEXT / "manifest.json").read_text())
+    path = EMBEDDED_TEXT / f"{language}.parquet"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest in json.dumps(manifest)
+    source = ParquetFolder()
+    train = {p for d in source.documents(language, "train") for p in d.split("\n")}
+    for split in ("validation", "test"):
+        documents = source.documents(language, split)
+        assert documents
+        if language != "code":  # lines of code recur
+            shared = {p for d in documents for p in d.split("\n") if len(p) > 60} & train
+            assert not shared
+
+
+def test_licences_are_beside_the_text():
+    notice = (EMBEDDED_TEXT / "NOTICE.md").read_text()
+    for licence in Path(EMBEDDED_TEXT / "LICENSES").iterdir():
+        assert licence.stem in notice
