@@ -130,7 +130,7 @@ class LabelSelection(SelectionConfig):
 
 @dataclass
 class KeysSelection(SelectionConfig):
-    """Explicit keys, as in h.3.attn.v_proj:513."""
+    """Explicit keys, as in h.0.attn.o_proj:39."""
 
     _target_: str = "pd_finetune.selection.rank.select_keys"
     keys: list[str] = field(default_factory=list)
@@ -138,7 +138,7 @@ class KeysSelection(SelectionConfig):
     def __post_init__(self) -> None:
         require(
             len(self.keys) > 0,
-            "selection.keys is empty: name one or more, as in selection.keys=[h.3.attn.v_proj:513]",
+            "selection.keys is empty: name one or more, as in selection.keys=[h.0.attn.o_proj:39]",
         )
 
 
@@ -164,7 +164,8 @@ class MethodConfig:
     name: str = MISSING
     lr: float = MISSING
     kl_weight: float = MISSING  # tuned per method like lr; read by `objective.kl_weight`
-    tuning_tokens: int = 0  # target-language tokens that the tuning of lr and kl_weight saw
+    tuning_tokens: int = 0  # tokens of `tuned_on` that the tuning of lr and kl_weight saw
+    tuned_on: str = ""  # language
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"method.lr={self.lr} must be above 0")

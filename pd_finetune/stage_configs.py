@@ -129,7 +129,7 @@ class RecipeConfig:
     adversary: persistent sources that climb the reconstruction loss, per `row` or `position`.
     """
 
-    steps: int = 4000
+    steps: int = 5000
     rows: int = 16
     window: int = 64
     lr: float = 1e-3
@@ -223,7 +223,10 @@ class DecomposeConfig(StageConfig):
         super().__post_init__()
         one_of("precision", self.precision, PRECISIONS)
         require_mixture(self.mixture, self.languages.all)
-        require(len(self.sites) > 0, "sites is empty: name at least one pattern")
+        require(
+            isinstance(self.sites, dict) and len(self.sites) > 0,
+            "sites is empty: name at least one pattern, as in '~sites' '+sites={h.*.mlp.c_fc: 256}'",
+        )
         for pattern, count in self.sites.items():
             require(count >= 1, f"sites.{pattern}={count} must be at least 1")
         for name in ("checkpoint_steps", "log_steps"):

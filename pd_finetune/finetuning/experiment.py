@@ -105,7 +105,7 @@ def build_method(config: RunConfig, setting: Setting, selection: Selection | Non
 
 
 # of the method's group, but read by the objective and the record
-_NOT_THE_METHODS = ("kl_weight", "tuning_tokens")
+_NOT_THE_METHODS = ("kl_weight", "tuning_tokens", "tuned_on")
 
 
 @dataclass
@@ -209,6 +209,7 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         chance_nats=setting.target.chance_nats,
         protected_languages=languages.preserve,
         selection=[str(key) for key in prepared.selection.keys] if prepared.selection else [],
+        selection_reason=prepared.selection.reason if prepared.selection else "",
         trainable_parameters=prepared.method.trainable_count,
         target_tokens=_tokens_spent(config, prepared.sample.tokens, prepared.selection),
         versions=versions(),
@@ -276,5 +277,8 @@ def _tokens_spent(config: RunConfig, training: int, selection: Selection | None)
         training=training,
         selection=0 if by_label else chosen,
         labels=chosen if by_label else 0,
-        tuning=config.method.tuning_tokens,
+        # tuned on another language, the settings cost no token of this one
+        tuning=(
+            config.method.tuning_tokens if config.method.tuned_on == config.languages.target else 0
+        ),
     )

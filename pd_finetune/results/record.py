@@ -61,7 +61,7 @@ class RunRecord:
         english_kl_nats: KL(base || edited) on the protected language, English by default (the
             mean over them where there are several; each by itself stands in `kl_nats`).
         masks: scale per subcomponent (method mask, else empty); `lora` describes an adapter.
-        selection: keys of the selected subcomponents.
+        selection: keys of the selected subcomponents; `selection_reason` says how they were found.
         steps: optimiser steps taken.
     """
 
@@ -82,6 +82,7 @@ class RunRecord:
     english_kl_nats: float | None = None
     kl_nats: dict[str, float] = field(default_factory=dict)
     selection: list[str] = field(default_factory=list)
+    selection_reason: str = ""
     masks: dict[str, float] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
     trainable_parameters: int = 0
@@ -149,7 +150,9 @@ class RunRecord:
         except OSError as error:
             raise UserError(f"no result record at '{path}': {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"'{path}' is no result record: {error}") from None
+            raise UserError(
+                f"'{path}' is no result record ({error}): delete it, the run is then done again"
+            ) from None
 
 
 def read_records(root: Path) -> list[RunRecord]:

@@ -158,7 +158,7 @@ def select_label(
         raise UserError(
             f"no subcomponent is labelled as {target_language} alone (mean CI of "
             f"{EXCLUSIVE_MEAN_CI} or more there, a tenth of that elsewhere at most); "
-            f"nearest: {nearest}; use selection=top or selection=keys"
+            f"nearest: {nearest}; use selection=top16 or selection=keys"
         )
     if choose == "only" and len(exclusive) > 1:
         raise UserError(
@@ -191,7 +191,7 @@ def select_keys(
     if not keys or isinstance(keys, str):
         raise UserError(
             f"selection.keys={keys or '[]'}: give a list of one or more keys, "
-            "as in [h.3.attn.v_proj:513]"
+            "as in [h.0.attn.o_proj:39]"
         )
     parsed = [decomposition.check(SubcomponentKey.parse(str(key))) for key in keys]
     twice = [str(key) for i, key in enumerate(parsed) if key in parsed[:i]]
