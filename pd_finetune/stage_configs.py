@@ -225,7 +225,7 @@ class DecomposeConfig(StageConfig):
         require_mixture(self.mixture, self.languages.all)
         require(
             isinstance(self.sites, dict) and len(self.sites) > 0,
-            "sites is empty: name at least one pattern, as in '~sites' '+sites={h.*.mlp.c_fc: 256}'",
+            "sites is empty: name patterns, as in '~sites' '+sites={h.*.mlp.c_fc: 256}'",
         )
         for pattern, count in self.sites.items():
             require(count >= 1, f"sites.{pattern}={count} must be at least 1")
