@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pd_finetune.files import replacing
 from pd_finetune.results.summary import ARMS, arms_of, write_csv
+from pd_finetune.text.languages import LANGUAGE_NAMES
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; yellow is too pale for lines
 _PALETTE = {
@@ -29,14 +30,6 @@ _PALETTE = {
 _OTHERS = ("#CC79A7", "#000000", "#999999", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 MUTED, INK = "#6b6b6b", "#222222"
-LANGUAGE_NAMES = {
-    "de": "German",
-    "en": "English",
-    "fr": "French",
-    "es": "Spanish",
-    "it": "Italian",
-    "code": "code",
-}
 _RC: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.labelsize": 9.5,

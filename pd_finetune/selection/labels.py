@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pd_finetune.text.languages import LANGUAGE_NAMES
+
 if TYPE_CHECKING:
     import pandas as pd
     from tokenizers import Tokenizer
@@ -26,13 +28,6 @@ GENERAL_MEAN_CI = 0.5
 PMI_FLOOR_NATS = math.log(2)  # a label's tokens are at least twice as likely as in all the text
 LABEL_TOKENS = 4  # of each side
 
-LANGUAGE_NAMES = {
-    "de": "German",
-    "en": "English",
-    "fr": "French",
-    "es": "Spanish",
-    "it": "Italian",
-}
 _CODE_NAMES = {"code": "Python code"}
 
 
