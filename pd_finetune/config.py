@@ -48,7 +48,6 @@ class LanguagesConfig:
     all: list[str] = MISSING  # every language that is evaluated
     target: str = "de"  # the language to destroy
     preserve: list[str] = field(default_factory=lambda: ["en"])  # protected by the KL term
-    selection_seed: int = 0
 
     @property
     def off_target(self) -> list[str]:

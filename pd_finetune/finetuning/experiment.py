@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import LabelSelection, LoraConfig, RunConfig
+from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
 from pd_finetune.errors import UserError
@@ -66,13 +66,14 @@ def load_setting(config: RunConfig) -> Setting:
     target = _target(*model)
     decomposition = _decomposition(config.decomposition.folder, model)
     source = instantiate(config.languages.source)
-    for name in ("sequence_tokens", "protect_tokens"):
-        value = asdict(config.token_budget).get(name, asdict(config.objective).get(name, 0))
-        if value >= target.context:
-            raise UserError(
-                f"{name}={value}: with its end-of-text token it must fit into the target's "
-                f"context of {target.context}"
-            )
+    # a protected window counts its end-of-text token, a target sequence does not
+    longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
+    if longest > target.context:
+        raise UserError(
+            f"token_budget.sequence_tokens={config.token_budget.sequence_tokens} (and an "
+            f"end-of-text token) or objective.protect_tokens={config.objective.protect_tokens} "
+            f"does not fit into the target's context of {target.context}"
+        )
     return Setting(target, decomposition, source, model)
 
 
@@ -80,10 +81,10 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
-    arguments = asdict(config.selection)
-    explicit = arguments["_target_"].endswith("select_keys")
-    selector = instantiate({**arguments, "_partial_": True})
-    harvest = None if explicit else _harvest(config.decomposition.folder, setting.model)
+    selector = instantiate({**asdict(config.selection), "_partial_": True})
+    # keys given by hand work on a decomposition that was never harvested
+    by_hand = isinstance(config.selection, KeysSelection)
+    harvest = None if by_hand else _harvest(config.decomposition.folder, setting.model)
     chosen: Selection = selector(
         harvest=harvest,
         decomposition=setting.decomposition,
