@@ -14,16 +14,20 @@ def run(config: PretrainConfig) -> Path:
     from hydra.utils import instantiate
     from tokenizers import Tokenizer
 
+    from pd_finetune.distributed import local_device, workers
     from pd_finetune.errors import UserError
     from pd_finetune.files import make_folder, write_json, write_text
     from pd_finetune.results.environment import versions
     from pd_finetune.runtime import device_of, prepare
     from pd_finetune.targets.embedded import build
-    from pd_finetune.targets.pretraining import Pretraining, held_out_record
+    from pd_finetune.targets.load import Target
+    from pd_finetune.targets.pretraining import Pretraining, held_out_record, validation_windows
     from pd_finetune.targets.tokenizer import train_tokenizer
     from pd_finetune.text.mixture import mixed_windows
 
     prepare(config.threads)
+    device = local_device(device_of(config.device))
+    team = workers(device)
     out = make_folder(Path(config.out).expanduser())
     source = instantiate(config.languages.source)
     tokenizer_file = out / "tokenizer.json"
@@ -33,6 +37,10 @@ def run(config: PretrainConfig) -> Path:
             raise UserError(f"tokenizer={config.tokenizer}: no tokenizer.json in that folder")
         write_text(tokenizer_file, given.read_text())
     elif not tokenizer_file.is_file():
+        if team.size > 1:
+            raise UserError(
+                f"no tokenizer in '{out}': start with one process, or give tokenizer=<folder>"
+            )
         print(f"training a tokenizer of {config.architecture.vocab_size} tokens", flush=True)
         trained = train_tokenizer(
             source, config.mixture, config.architecture.vocab_size, config.tokenizer_characters
@@ -40,15 +48,19 @@ def run(config: PretrainConfig) -> Path:
         write_text(tokenizer_file, trained.to_str())
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     settings, context = config.optimisation, config.architecture.context
-    windows = mixed_windows(
+    batches = mixed_windows(
         tokenizer, source, config.mixture, settings.batch, context + 1, config.seed
     )
     model = build(config.architecture, config.seed)
-    torch.nn.Module.to(model, device_of(config.device))
-    training = Pretraining(model, windows, settings, config.precision)
+    torch.nn.Module.to(model, device)
+    target = Target(model, tokenizer, "pretrained")
+    validation = validation_windows(target, source, list(config.mixture))
+    training = Pretraining(target, batches, settings, config.precision, validation, team)
     training.train(out / "checkpoint.pt", config.compile)
+    if not team.is_main:
+        return out
     model.save_pretrained(out)
-    held_out = held_out_record(training, tokenizer, source)
+    held_out = held_out_record(training, source)
     record = {
         "config": asdict(config) | {"out": out.name},
         "steps": training.step,

@@ -72,9 +72,10 @@ class OptimisationConfig:
     decay_fraction: float = 0.3
     clip: float = 1.0
     checkpoint_steps: int = 200
+    validation_steps: int = 500  # validation text is looked at every so many
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "checkpoint_steps"):
+        for name in ("steps", "batch", "checkpoint_steps", "validation_steps"):
             require(getattr(self, name) >= 1, f"optimisation.{name} must be at least 1")
         require(self.lr > 0, f"optimisation.lr={self.lr} must be above 0")
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer
+from jaxtyping import Int
+from torch import Tensor
 from tqdm import tqdm
 
+from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.files import replacing
@@ -32,15 +34,19 @@ if TYPE_CHECKING:
 class Pretraining:
     """State of a training: everything that a resumed one needs."""
 
-    model: PreTrainedModel
+    target: Target
     windows: MixedWindows
     settings: OptimisationConfig
     precision: str
+    validation: dict[str, Int[Tensor, "rows pos"]] = field(default_factory=dict)  # by language
+    workers: Workers = field(default_factory=Workers)
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.model: PreTrainedModel = self.target.model
+        self._share = self.workers.share(self.windows.rows, "optimisation.batch")
         decayed = [p for p in self.model.parameters() if p.ndim == 2]
         plain = [p for p in self.model.parameters() if p.ndim != 2]
         self.optimiser = torch.optim.AdamW(
@@ -64,15 +70,16 @@ class Pretraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         device = self.model.device
-        ids = self.windows(self.step).to(device)
+        ids = self.windows(self.step)[self._share].to(device)
         with autocast(device, self.precision):
             hidden = decoder(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         unembedding = self.model.get_output_embeddings().weight
         loss = chunked_cross_entropy(hidden.flatten(0, 1), unembedding, ids[:, 1:].reshape(-1))
-        value = loss.item()
+        value = self.workers.mean(loss).item()
         if not math.isfinite(value):
             raise TrainingError(f"loss is {value} at step {self.step}: lower optimisation.lr")
         loss.backward()
+        self.workers.mean_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -89,7 +96,13 @@ class Pretraining:
         self.model.train()
         started, before = time.monotonic(), self.seconds
         smooth = float("nan")
-        bar = tqdm(total=self.settings.steps, initial=self.step, desc="pretrain", unit="step")
+        bar = tqdm(
+            total=self.settings.steps,
+            initial=self.step,
+            desc="pretrain",
+            unit="step",
+            disable=not self.workers.is_main,
+        )
         while self.step < self.settings.steps:
             value = self.train_step(decoder)
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
@@ -97,10 +110,25 @@ class Pretraining:
             bar.set_postfix(ce_nats=f"{smooth:.3f}", lr=f"{self.lr_at(self.step):.1e}")
             if self.step % 50 == 0:
                 self.history.append({"step": self.step, "train_ce_nats": smooth})
+            if self.step % self.settings.validation_steps == 0 or self.step == self.settings.steps:
+                self.history.append({"step": self.step, **self.validation_ce()})
             if self.step % self.settings.checkpoint_steps == 0 or self.step == self.settings.steps:
                 self.seconds = before + time.monotonic() - started
-                self.save(checkpoint)
+                if self.workers.is_main:
+                    self.save(checkpoint)
         bar.close()
+
+    def validation_ce(self) -> dict[str, float]:
+        """Cross-entropy of the validation windows by language, in nats (main worker only)."""
+        if not self.workers.is_main:
+            return {}
+        self.model.eval()
+        values = {}
+        for language, ids in self.validation.items():
+            nats = sequence_cross_entropies(self.target, ids.to(self.model.device), 32)
+            values[f"validation_ce_nats_{language}"] = mean(nats)
+        self.model.train()
+        return values
 
     def save(self, path: Path) -> None:
         with replacing(path) as temporary:
@@ -155,15 +183,29 @@ class Pretraining:
         )
 
 
+def validation_windows(
+    target: Target, source: DocumentSource, languages: list[str], rows: int = 64
+) -> dict[str, Int[Tensor, "rows pos"]]:
+    """Windows of validation text by language, to watch a training by."""
+    return {
+        name: torch.from_numpy(
+            windows(
+                token_stream(target.tokenizer, source, name, "validation"), rows, target.context
+            )
+        )
+        for name in languages
+    }
+
+
 def held_out_record(
-    training: Pretraining, tokenizer: Tokenizer, source: DocumentSource, rows: int = 256
+    training: Pretraining, source: DocumentSource, rows: int = 256
 ) -> dict[str, dict[str, float]]:
     """Cross-entropy by language on validation and test text, beside n-gram baselines (nats).
 
     The baselines are fitted to one language's training text each, so they know which it is.
     """
-    target = Target(training.model, tokenizer, "pretrained")
-    training.model.eval()
+    target, tokenizer = training.target, training.target.tokenizer
+    target.model.eval()
     record = {}
     for language, train in training.windows.streams.items():
         values: dict[str, float] = {}

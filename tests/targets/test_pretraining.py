@@ -7,29 +7,35 @@ from pathlib import Path
 import pytest
 import torch
 
+from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.stage_configs import ArchitectureConfig, OptimisationConfig
 from pd_finetune.targets.embedded import build
-from pd_finetune.targets.pretraining import Pretraining, held_out_record
+from pd_finetune.targets.load import Target
+from pd_finetune.targets.pretraining import Pretraining, held_out_record, validation_windows
 from pd_finetune.text.mixture import mixed_windows
 from tests.methods import tiny
 
 SHAPE = ArchitectureConfig(vocab_size=320, width=16, layers=1, heads=2, mlp_width=24, context=16)
 
 
-def pretraining(steps: int = 8, seed: int = 0, lr: float = 1e-2) -> Pretraining:
+def pretraining(
+    steps: int = 8, seed: int = 0, lr: float = 1e-2, workers: Workers | None = None
+) -> Pretraining:
     windows = mixed_windows(tiny.tokenizer(), tiny.source(), {"de": 2, "en": 1}, 4, 17, 0)
     settings = OptimisationConfig(
-        steps=steps, batch=4, lr=lr, warmup_steps=2, checkpoint_steps=1000
+        steps=steps, batch=4, lr=lr, warmup_steps=2, checkpoint_steps=1000, validation_steps=30
     )
-    return Pretraining(build(SHAPE, seed), windows, settings, "float32")
+    target = Target(build(SHAPE, seed), tiny.tokenizer(), "tiny")
+    validation = validation_windows(target, tiny.source(), ["de", "en"], rows=8)
+    return Pretraining(target, windows, settings, "float32", validation, workers or Workers())
 
 
 def test_it_learns_and_the_record_says_so(tmp_path: Path) -> None:
     made = pretraining(steps=60)
-    before = held_out_record(made, tiny.tokenizer(), tiny.source(), rows=8)
+    before = held_out_record(made, tiny.source(), rows=8)
     made.train(tmp_path / "checkpoint.pt")
-    record = held_out_record(made, tiny.tokenizer(), tiny.source(), rows=8)
+    record = held_out_record(made, tiny.source(), rows=8)
     chance = torch.tensor(320.0).log().item()
     for language in ("de", "en"):
         assert set(record[language]) == {
@@ -39,7 +45,11 @@ def test_it_learns_and_the_record_says_so(tmp_path: Path) -> None:
         assert record[language]["test_ce_nats"] < chance - 0.5
         # the splits of this source are one text: the trigram has seen it all
         assert record[language]["test_trigram_nats"] < record[language]["test_unigram_nats"]
-    assert [row["step"] for row in made.history] == [50]
+    assert [row["step"] for row in made.history if "train_ce_nats" in row] == [50]
+    watched = [row for row in made.history if "validation_ce_nats_de" in row]
+    assert [row["step"] for row in watched] == [30, 60]
+    assert watched[1]["validation_ce_nats_en"] < watched[0]["validation_ce_nats_en"]
+    assert made.model.training is False  # the record is of the model as it will be used
 
 
 def test_resume_is_bit_identical(tmp_path: Path) -> None:
