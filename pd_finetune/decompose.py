@@ -17,6 +17,7 @@ def run(config: DecomposeConfig) -> Path:
     from pd_finetune.decomposition.quality import evidence, print_evidence
     from pd_finetune.decomposition.store import save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.distributed import local_device, workers
     from pd_finetune.errors import UserError
     from pd_finetune.files import make_folder
     from pd_finetune.results.environment import versions
@@ -26,8 +27,10 @@ def run(config: DecomposeConfig) -> Path:
     from pd_finetune.text.tokens import token_stream, windows
 
     prepare(config.threads)
+    device = local_device(device_of(config.device))
+    team = workers(device)
     out = make_folder(Path(config.out).expanduser())
-    target = load_target(config.model.folder, device_of(config.device), config.model.dtype)
+    target = load_target(config.model.folder, device, config.model.dtype)
     source = instantiate(config.languages.source)
     recipe = config.recipe
     batches = mixed_windows(
@@ -49,8 +52,10 @@ def run(config: DecomposeConfig) -> Path:
                 "give some, or a shorter recipe.window"
             )
     ids = torch.from_numpy(np.concatenate(list(rows.values()))).to(target.model.device)
-    trainer = Trainer(target, config, batches, out)
+    trainer = Trainer(target, config, batches, out, team)
     trainer.train()
+    if not team.is_main:
+        return out
     # the stored function is of 16 bits, and the evidence should be about what is stored
     trainer.ci_function.half().float()
     proof = evidence(target, trainer.components, trainer.ci_function, ids, config.quality)

@@ -68,3 +68,66 @@ def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
     assert one["step"] == two["step"] == 5
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, atol=1e-5, rtol=0)
+
+
+_DECOMPOSE = """
+import sys
+from pathlib import Path
+import torch
+from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.distributed import workers
+from tests.decomposition import parts
+from tests.decomposition.test_trainer import RECIPES
+from tests.methods import tiny
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+config = parts.config(int(sys.argv[3]), **RECIPES[sys.argv[2]])
+config.log_steps, config.checkpoint_steps = 1, 2
+team = workers(torch.device("cpu"))
+made = Trainer(tiny.target(), config, parts.batch_at, folder, team)
+made.train(progress=False)
+"""
+
+
+@pytest.mark.parametrize("recipe", ["merged", "paper", "no adversary"])
+def test_two_processes_decompose_as_one(recipe: str, tmp_path: Path) -> None:
+    """The same losses at every step, and the same sources, weights and moments at the end."""
+    script = tmp_path / "script.py"
+    script.write_text(_DECOMPOSE)
+    states = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        torchrun(script, str(folder), recipe, "6", processes=processes)
+        states.append(torch.load(folder / "checkpoint.pt", weights_only=True))
+    one, two = states
+    assert len(one["history"]) == len(two["history"]) == 6
+    for before, after in zip(one["history"], two["history"], strict=True):
+        assert set(before) == set(after)
+        for term in set(before) - {"tokens_per_second"}:
+            assert after[term] == pytest.approx(before[term], rel=2e-4, abs=1e-6), term
+    for module in ("components", "ci_function", "sources", "frequency"):
+        for name, value in (one[module] or {}).items():
+            torch.testing.assert_close(two[module][name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_a_decomposition_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(_DECOMPOSE)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    torchrun(script, str(whole), "merged", "6", processes=1)
+    # 6 steps are the plan; this one is stopped by hand after 4
+    stopped = tmp_path / "stopped.py"
+    stopped.write_text(
+        _DECOMPOSE.replace("made.train(progress=False)", "[made.train_step() for _ in range(4)]")
+        + "made.save(made.checkpoint)\n"
+    )
+    torchrun(stopped, str(cut), "merged", "6", processes=2)
+    torchrun(script, str(cut), "merged", "6", processes=1)
+    one, other = (
+        torch.load(f / "checkpoint.pt", weights_only=True)["components"] for f in (whole, cut)
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=2e-4, rtol=1e-3)

@@ -1,9 +1,9 @@
-"""Mask sources: random for stochastic reconstruction, persistent and climbing for the adversary."""
+"""The adversary: mask sources that persist between steps and climb the reconstruction loss."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -15,11 +15,7 @@ class PersistentSources(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        lr: float,
-        betas: tuple[float, float],
-        generator: torch.Generator,
+        self, start: Float[Tensor, "rows *rest"], lr: float, betas: tuple[float, float]
     ) -> None:
         super().__init__()
         self.lr, self.betas = lr, betas
@@ -27,9 +23,9 @@ class PersistentSources(nn.Module):
         self.first: Tensor
         self.second: Tensor
         self.climbs: Tensor
-        self.register_buffer("values", torch.rand(shape, generator=generator))
-        self.register_buffer("first", torch.zeros(shape))
-        self.register_buffer("second", torch.zeros(shape))
+        self.register_buffer("values", start)
+        self.register_buffer("first", torch.zeros_like(start))
+        self.register_buffer("second", torch.zeros_like(start))
         self.register_buffer("climbs", torch.zeros((), dtype=torch.int64))
 
     def leaf(self) -> Float[Tensor, "rows *rest"]:
@@ -46,13 +42,3 @@ class PersistentSources(nn.Module):
         self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         scale = (self.second / (1 - b2**count)).sqrt_().add_(1e-12)
         self.values.addcdiv_(self.first, scale, value=self.lr / (1 - b1**count)).clamp_(0.0, 1.0)
-
-
-def random_routes(
-    rows: int, positions: int, sites: int, generator: torch.Generator
-) -> Bool[Tensor, "rows pos sites"]:
-    """Per position a random k of the sites, k uniform in 1..sites (uniform-k-subset routing)."""
-    scores = torch.rand(rows, positions, sites, generator=generator)
-    rank = scores.argsort(-1).argsort(-1)
-    k = torch.randint(1, sites + 1, (rows, positions, 1), generator=generator)
-    return rank < k

@@ -18,8 +18,10 @@ from pd_finetune.decomposition.losses import (
     masks_and_smooth_l0,
     p_norm_minimality,
 )
+from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.sources import PersistentSources, random_routes
+from pd_finetune.decomposition.sources import PersistentSources
+from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
 
 
@@ -49,21 +51,28 @@ class StepMaker:
     recipe: RecipeConfig
     kernels: Kernels
     precision: str
+    workers: Workers = field(default_factory=Workers)
 
-    def loss(self, ids: Int[Tensor, "rows pos"], step: int, generator: torch.Generator) -> StepLoss:
-        """Reconstruction + minimality + frequency + faithfulness of one batch."""
+    def loss(self, ids: Int[Tensor, "rows pos"], step: int, noise: RowNoise) -> StepLoss:
+        """Reconstruction + minimality + frequency + faithfulness of this process's rows.
+
+        Averaged over the workers, its value and its gradients are those of the global batch.
+        """
         recipe = self.recipe
         progress = step / recipe.steps
         recon = Reconstruction(self.model, self.components, self.ci_function, ids, self.precision)
         x = recon.pre_sigmoid()
         form = self._merged if recipe.recon == "merged" else self._separate
-        result, means = form(recon, x, progress, generator)
+        result, own = form(recon, x, progress, noise)
+        # minimality is no mean over tokens: its value and slope are taken at the global batch's
+        # means, its gradient flows through this process's part
+        means = own + (self.workers.mean(own) - own.detach())
         if recipe.minimality == "smooth_l0":
             minimality = recipe.minimality_coefficient * means.sum()
             frequency = recipe.frequency_coefficient * self.frequency(means)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, ids.numel(), recipe.beta
+                means, ids.numel() * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
         result.total = result.total + minimality + frequency
@@ -89,21 +98,21 @@ class StepMaker:
         return masks_and_smooth_l0(x, r, torch.tensor(gamma, device=x.device), self.kernels)
 
     def _merged(
-        self, recon: Reconstruction, x: Tensor, progress: float, generator: torch.Generator
+        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
     ) -> tuple[StepLoss, Tensor]:
         """One masked forward: the first half of the rows adversarial on all sites, the other
         stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
         rows, length, C = x.shape
         sites = len(self.components.sites)
         hostile = 0 if self.sources is None else rows // 2
-        shape = (rows - hostile, length, C + sites)
-        r = torch.rand(shape, generator=generator).to(x.device)
-        route = random_routes(rows, length, sites, generator).to(x.device)
+        random = slice(hostile, rows)
+        r = noise.sources(random, length, C + sites)
+        route = noise.routes(random, length, sites)
         leaf = None
         if self.sources is not None:
             leaf = self.sources.leaf()
             r = torch.cat([_over_positions(leaf, length), r])
-            route[:hostile] = True
+            route = torch.cat([torch.ones_like(route), route])
         mask, means = self._masks(x, r[..., :C], progress)
         kl = recon.divergence(mask, r[..., C:], route)
         terms = {"stochastic_kl_nats": kl[hostile:].mean().item()}
@@ -112,13 +121,13 @@ class StepMaker:
         return StepLoss(kl.mean(), terms, leaf), means
 
     def _separate(
-        self, recon: Reconstruction, x: Tensor, progress: float, generator: torch.Generator
+        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
     ) -> tuple[StepLoss, Tensor]:
         """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
         rows, length, C = x.shape
         sites = len(self.components.sites)
-        r = torch.rand((rows, length, C + sites), generator=generator).to(x.device)
-        route = random_routes(rows, length, sites, generator).to(x.device)
+        r = noise.sources(slice(rows), length, C + sites)
+        route = noise.routes(slice(rows), length, sites)
         mask, means = self._masks(x, r[..., :C], progress)
         stochastic = recon.divergence(mask, r[..., C:], route).mean()
         terms = {"stochastic_kl_nats": stochastic.item()}
@@ -131,7 +140,7 @@ class StepMaker:
             # one half, as the last climb's gradient comes from the weighted loss
             climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
             (gradient,) = torch.autograd.grad(climbed, leaf)
-            self.sources.climb(gradient)
+            self.sources.climb(gradient / self.workers.size)
         leaf = self.sources.leaf()
         r = _over_positions(leaf, length)
         mask, _unused = self._masks(x, r[..., :C], progress)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,9 +19,11 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
+from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition.step import StepLoss, StepMaker
+from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
 from pd_finetune.stage_configs import DecomposeConfig
@@ -39,12 +41,14 @@ class Trainer:
         config: sites, recipe, sizes, seed.
         batch_at: the batch of a step, a function of the step alone (so that a resume repeats it).
         folder: where `checkpoint.pt` and `metrics.jsonl` go.
+        workers: the processes that share each batch.
     """
 
     target: Target
     config: DecomposeConfig
     batch_at: BatchAt
     folder: Path
+    workers: Workers = field(default_factory=Workers)
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -62,11 +66,10 @@ class Trainer:
         sources = None
         if recipe.adversary:
             sources = PersistentSources(
-                self._source_shape(total + len(sites)),
+                self._first_sources(total + len(sites)),
                 recipe.adversary_lr,
                 (recipe.adversary_betas[0], recipe.adversary_betas[1]),
-                self._generator(-1),
-            ).to(device)
+            )
         self.maker = StepMaker(
             model=model,
             components=self.components,
@@ -78,20 +81,34 @@ class Trainer:
             recipe=recipe,
             kernels=Kernels(config.compile),
             precision=config.precision,
+            workers=self.workers,
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
 
-    def _source_shape(self, width: int) -> tuple[int, ...]:
+    def _rows(self) -> tuple[list[int], list[int]]:
+        """This process's rows of the global batch: those with persistent sources, and the rest."""
         recipe = self.config.recipe
-        rows = recipe.rows // 2 if recipe.recon == "merged" else recipe.rows
-        return (
-            (rows, recipe.window, width) if recipe.adversary_scope == "position" else (rows, width)
-        )
+        every = list(range(recipe.rows))
+        hostile = recipe.rows if recipe.recon == "separate" else recipe.rows // 2
+        if not recipe.adversary:
+            hostile = 0
+        shares = [
+            part[self.workers.share(len(part), "recipe.rows")] if part else []
+            for part in (every[:hostile], every[hostile:])
+        ]
+        return shares[0], shares[1]
 
-    def _generator(self, step: int) -> torch.Generator:
-        # a generator per step: nothing about random state needs to be saved
-        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step + 1)
+    def _first_sources(self, width: int) -> Float[Tensor, "rows *rest"]:
+        recipe = self.config.recipe
+        positions = recipe.window if recipe.adversary_scope == "position" else 1
+        start = self._noise(-1).sources(slice(len(self._rows()[0])), positions, width)
+        return start if recipe.adversary_scope == "position" else start[:, 0]
+
+    def _noise(self, step: int) -> RowNoise:
+        hostile, others = self._rows()
+        device = self.target.model.device
+        return RowNoise(self.config.seed, step + 1, hostile + others, device)
 
     def lr_at(self, step: int) -> float:
         """Cosine from `lr` to `lr_final_fraction` of it."""
@@ -103,11 +120,18 @@ class Trainer:
         """One optimiser step of V, U and the CI function; the sources climb on its backward."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
-        ids = self.batch_at(self.step).to(self.target.model.device)
-        result = self.maker.loss(ids, self.step, self._generator(self.step))
-        for term, value in {**result.terms, "loss": result.total.item()}.items():
+        noise = self._noise(self.step)
+        ids = self.batch_at(self.step)[noise.rows].to(self.target.model.device)
+        result = self.maker.loss(ids, self.step, noise)
+        values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
+        names = [*result.terms, "loss"]
+        means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
+        for term, value in means.items():
             self._require_finite(term, value)
+        result.terms = {term: means[term] for term in result.terms}
         result.total.backward()
+        parameters = [*self.components.parameters(), *self.ci_function.parameters()]
+        self.workers.mean_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
         self._require_finite("gradient of V and U", norm.item())
         slopes = [p.grad for p in self.ci_function.parameters() if p.grad is not None]
@@ -117,7 +141,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if result.sources is not None and self.maker.sources is not None:
             assert result.sources.grad is not None
-            self.maker.sources.climb(result.sources.grad)
+            # the mean over this process's rows is steeper than the one over all of them
+            self.maker.sources.climb(result.sources.grad / self.workers.size)
         self.step += 1
         return result
 
@@ -136,7 +161,11 @@ class Trainer:
         tokens = self.config.recipe.rows * self.config.recipe.window
         started, before, first = time.monotonic(), self.seconds, self.step
         bar = tqdm(
-            total=steps, initial=self.step, desc="decompose", unit="step", disable=not progress
+            total=steps,
+            initial=self.step,
+            desc="decompose",
+            unit="step",
+            disable=not (progress and self.workers.is_main),
         )
         while self.step < steps:
             window.append(self.train_step().terms)
@@ -172,15 +201,18 @@ class Trainer:
         return {"target": self.target.hash, **{name: config[name] for name in kept}}
 
     def save(self, path: Path) -> None:
-        """Write the whole state atomically, then the metrics so far."""
+        """Write the whole state atomically, then the metrics so far; the main process does."""
         maker = self.maker
+        sources = self._all_sources()
+        if not self.workers.is_main:
+            return
         with replacing(path) as temporary:
             torch.save(
                 {
                     "identity": json.dumps(self._identity(), sort_keys=True),
                     "components": self.components.state_dict(),
                     "ci_function": self.ci_function.state_dict(),
-                    "sources": maker.sources.state_dict() if maker.sources else None,
+                    "sources": sources,
                     "frequency": maker.frequency.state_dict(),
                     "optimiser": self.optimiser.state_dict(),
                     "step": self.step,
@@ -191,6 +223,17 @@ class Trainer:
             )
         with replacing(self.folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+    def _all_sources(self) -> dict[str, Tensor] | None:
+        """The sources of the global batch, whichever process climbs them."""
+        if self.maker.sources is None:
+            return None
+        state = self.maker.sources.state_dict()
+        return {k: self.workers.gather(v) if v.ndim else v for k, v in state.items()}
+
+    def _own_sources(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = self._rows()[0]
+        return {k: v[own] if v.ndim else v for k, v in state.items()}
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -211,7 +254,7 @@ class Trainer:
         self.components.load_state_dict(state["components"])
         self.ci_function.load_state_dict(state["ci_function"])
         if self.maker.sources is not None:
-            self.maker.sources.load_state_dict(state["sources"])
+            self.maker.sources.load_state_dict(self._own_sources(state["sources"]))
         self.maker.frequency.load_state_dict(state["frequency"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pd_finetune.decomposition.losses import faithfulness
+from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sigmoids import upper_leaky
-from pd_finetune.decomposition.sources import random_routes
 from pd_finetune.decomposition.step import annealed
 from pd_finetune.decomposition.trainer import Trainer
 from tests.decomposition import parts
@@ -22,6 +22,7 @@ from tests.methods import tiny
 
 STEPS, ROWS, WINDOW = 12, 4, 10
 IDS = parts.batch_at(0)
+NOISE = RowNoise(9, 0, range(ROWS), torch.device("cpu"))
 
 
 def made(**recipe: Any) -> Trainer:
@@ -53,12 +54,11 @@ def uppers(trainer: Trainer) -> Tensor:
 @pytest.mark.parametrize("adversary", [True, False])
 def test_merged(step: int, adversary: bool) -> None:
     trainer = made(adversary=adversary, faithfulness_coefficient=2.0, faithfulness_every=4)
-    result = trainer.maker.loss(IDS, step, torch.Generator().manual_seed(9))
+    result = trainer.maker.loss(IDS, step, NOISE)
     C, sites = sum(trainer.ci_function.C), len(trainer.components.sites)
     hostile = ROWS // 2 if adversary else 0
-    generator = torch.Generator().manual_seed(9)
-    r = torch.rand(ROWS - hostile, WINDOW, C + sites, generator=generator)
-    route = random_routes(ROWS, WINDOW, sites, generator)[hostile:]
+    r = NOISE.sources(slice(hostile, None), WINDOW, C + sites)
+    route = NOISE.routes(slice(hostile, None), WINDOW, sites)
     stochastic = kl(trainer, slice(hostile, None), r, route)
     total = stochastic
     assert result.terms["stochastic_kl_nats"] == pytest.approx(stochastic.item(), rel=1e-4)
@@ -91,11 +91,10 @@ def test_separate(scope: str) -> None:
     trainer = made(**parts.PAPER | {"adversary_scope": scope, "faithfulness_coefficient": 5.0})
     assert trainer.maker.sources is not None
     sources, step = copy.deepcopy(trainer.maker.sources), 6
-    result = trainer.maker.loss(IDS, step, torch.Generator().manual_seed(9))
+    result = trainer.maker.loss(IDS, step, NOISE)
     C, sites = sum(trainer.ci_function.C), len(trainer.components.sites)
-    generator = torch.Generator().manual_seed(9)
-    r = torch.rand(ROWS, WINDOW, C + sites, generator=generator)
-    route = random_routes(ROWS, WINDOW, sites, generator)
+    r = NOISE.sources(slice(None), WINDOW, C + sites)
+    route = NOISE.routes(slice(None), WINDOW, sites)
     stochastic = kl(trainer, slice(None), r, route)
 
     def spread(values: Tensor) -> Tensor:
