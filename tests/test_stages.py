@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.plots.evidence import figures
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
@@ -122,7 +123,10 @@ def quality_words(folder: Path) -> list[str]:
 
 
 def test_quality_writes_record_tables_and_pictures(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = [*quality_words(folder), f"out={tmp_path}"]
     assert parts.run_stage("quality", words) == tmp_path
@@ -146,6 +150,7 @@ def test_quality_writes_record_tables_and_pictures(
     parts.run_stage("quality", words)
     assert "already measured" in capsys.readouterr().out
     assert (tmp_path / "quality.json").read_bytes() == before
+    monkeypatch.setattr(figures, "save_figures", lambda *_: None)  # slow, and seen above
     parts.run_stage("quality", [*words, "seed=1", "adversary.restarts=1"])
     assert (tmp_path / "quality.json").read_bytes() != before
 

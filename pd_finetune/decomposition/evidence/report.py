@@ -43,15 +43,15 @@ def totals(record: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for name, (masks, good) in CHECKS.items():
         row = record["kl"][name]
-        spread = _number(row["standard_error_nats"])
+        spread = f"± {_number(row['standard_error_nats'])}"
         rows.append((masks, row["nats"], spread, row["of_zero_masked"], good))
     for row in record["adversary"]["rungs"]:
-        spread = _number(row["std_nats"])
+        spread = f"{row['lowest_nats']:.2f} to {row['highest_nats']:.2f}"
         name = f"fresh adversary, {row['steps']} steps"
         good = "low, and level over steps" if row["steps"] else "its random start"
         rows.append((name, row["nats"], spread, row["of_zero_masked"], good))
     cells = [(name, _number(nats), sd, _share(share), good) for name, nats, sd, share, good in rows]
-    columns = ["KL(clean ‖ masked)", "nats per token", "±", "of zero-masked", "good is"]
+    columns = ["KL(clean ‖ masked)", "nats per token", "spread", "of zero-masked", "good is"]
     return pd.DataFrame(cells, columns=columns)
 
 
@@ -122,7 +122,7 @@ def page(record: dict[str, Any]) -> str:
         f"# Evidence for decomposition {record['decomposition_hash'][:12]}\n\n"
         f"On {text_line(record)}. Target {record['target_hash'][:12]}.\n\n"
         f"{_markdown(first, (first.columns[0], 'good is'))}\n"
-        "±: standard error over windows; for the adversary the standard deviation over "
+        "Spread: standard error over windows; for the adversary lowest to highest of "
         f"{adversary['restarts']} random starts. Adversary: one source per subcomponent and per Δ, "
         f"the same at all positions of all windows, sign steps of {adversary['step']:g}; the rungs "
         "are stops of the same climbs. Δ is dropped but in the stochastic and adversarial rows.\n\n"
