@@ -51,7 +51,7 @@ def totals(record: dict[str, Any]) -> pd.DataFrame:
         good = "low, and level over steps" if row["steps"] else "its random start"
         rows.append((name, row["nats"], spread, row["of_zero_masked"], good))
     cells = [(name, _number(nats), sd, _share(share), good) for name, nats, sd, share, good in rows]
-    columns = ["KL(clean ‖ masked)", "nats per token", "spread", "of zero-masked", "good is"]
+    columns = ["KL(clean ‖ masked)", "nats per token", "spread", "of ceiling", "good is"]
     return pd.DataFrame(cells, columns=columns)
 
 
