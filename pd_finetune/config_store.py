@@ -11,6 +11,7 @@ SCHEMAS: dict[str, Any] = {
     "run": config.RunConfig,
     "pretrain": stage_configs.PretrainConfig,
     "decompose": stage_configs.DecomposeConfig,
+    "quality": stage_configs.EvidenceConfig,
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,
     "figures": stage_configs.FiguresConfig,

@@ -1,9 +1,10 @@
-"""Schemas of the stages around a run: pretraining, decomposing, harvesting, exporting, figures.
+"""Schemas of the stages around a run: from pretraining and decomposing to figures.
 
 As in `config.py`, nothing here imports torch.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from omegaconf import MISSING
 
@@ -232,6 +233,50 @@ class DecomposeConfig(StageConfig):
             require(count >= 1, f"sites.{pattern}={count} must be at least 1")
         for name in ("checkpoint_steps", "log_steps"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
+
+
+# ------------------------------------------------------------------ quality
+
+
+@dataclass
+class LadderConfig:
+    """The fresh adversary: sign steps from random starts, looked at after so many of them."""
+
+    rungs: list[int] = field(default_factory=lambda: [20, 40, 80, 160])  # steps
+    step: float = 0.1  # of a source, which lies in [0, 1]
+    restarts: int = 3  # climbs, each from a random start of its own
+    site_steps: int = 20  # of the climbs at one site alone
+
+    def __post_init__(self) -> None:
+        rungs = self.rungs
+        require(
+            len(rungs) > 0 and rungs[0] >= 1 and all(a < b for a, b in pairwise(rungs)),
+            f"adversary.rungs={rungs}: give rising numbers of steps, 1 or more",
+        )
+        require(self.step > 0, f"adversary.step={self.step} must be above 0")
+        require(self.restarts >= 1, f"adversary.restarts={self.restarts} must be at least 1")
+        require(self.site_steps >= 1, f"adversary.site_steps={self.site_steps} must be at least 1")
+
+
+@dataclass
+class EvidenceConfig(StageConfig):
+    """The whole evidence table of a stored decomposition: `python -m pd_finetune.quality`."""
+
+    model: ModelConfig = MISSING
+    decomposition: DecompositionConfig = MISSING
+    languages: LanguagesConfig = MISSING
+    split: str = "validation"  # of the text; never train
+    rows_per_language: int = 8  # windows
+    batch: int = 16  # windows in a forward
+    adversary: LadderConfig = field(default_factory=LadderConfig)
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("split", self.split, ("validation", "test"))
+        for name in ("rows_per_language", "batch"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}={value} must be at least 1")
 
 
 # ------------------------------------------------------------------ harvest, export, figures

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.plots.evidence import figures
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
@@ -105,6 +106,79 @@ def test_decompose_writes_parts_and_evidence(folder: Path) -> None:
     assert evidence["tokens"] == 2 * 2 * 12  # two windows of each language
     assert evidence["kl_nats"]["zero"] > evidence["kl_nats"]["unmasked"] >= -1e-6
     assert load_file(folder / "decomposition" / "decomposition.safetensors")
+
+
+def quality_words(folder: Path) -> list[str]:
+    return [
+        *TEXT,
+        "model=hf",
+        f"model.folder={folder / 'target'}",
+        "decomposition=folder",
+        f"decomposition.folder={folder / 'decomposition'}",
+        f"languages.source.folder={folder / 'text'}",
+        "rows_per_language=2",
+        "batch=3",
+        "adversary={rungs: [2, 5], restarts: 2, site_steps: 2}",
+    ]
+
+
+def test_quality_writes_record_tables_and_pictures(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = [*quality_words(folder), f"out={tmp_path}"]
+    assert parts.run_stage("quality", words) == tmp_path
+    written = record(tmp_path / "quality.json")
+    assert written["tokens"] == 2 * 2 * 12
+    assert written["text"]["windows"] == {"de": 2, "en": 2}
+    assert [row["steps"] for row in written["adversary"]["rungs"]] == [0, 2, 5]
+    assert list(written["sites"]) == ["h.0.attn.v_proj", "h.1.attn.v_proj", "h.1.mlp.c_fc"]
+    # what the training ended with is said of the same windows
+    ended = record(folder / "decomposition" / "decomposition.json")["evidence"]
+    for name in ("unmasked", "ci_masked", "rounded", "zero"):
+        assert written["kl"][name]["nats"] == pytest.approx(ended["kl_nats"][name], abs=1e-6)
+    assert written["ci_l0"] == pytest.approx(ended["ci_l0"])
+    for name in ("adversary_ladder", "mean_ci", "ci_histograms", "site_l0"):
+        for kind in ("png", "svg", "csv"):
+            assert (tmp_path / f"{name}.{kind}").stat().st_size > 100
+        assert f"({name}.png)" in (tmp_path / "quality.md").read_text()
+    assert "fresh adversary, 5 steps" in capsys.readouterr().out
+
+    before = (tmp_path / "quality.json").read_bytes()
+    parts.run_stage("quality", words)
+    assert "already measured" in capsys.readouterr().out
+    assert (tmp_path / "quality.json").read_bytes() == before
+    monkeypatch.setattr(figures, "save_figures", lambda *_: None)  # slow, and seen above
+    parts.run_stage("quality", [*words, "seed=1", "adversary.restarts=1"])
+    assert (tmp_path / "quality.json").read_bytes() != before
+
+
+def test_quality_names_mistakes_in_one_line(folder: Path, tmp_path: Path) -> None:
+    words = [*quality_words(folder), f"out={tmp_path / 'q'}"]
+    for change, message in (
+        (f"decomposition.folder={tmp_path / 'none'}", "no decomposition at"),
+        ("languages.all=[de,en,zz]", "no text for language 'zz'"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            parts.run_stage("quality", [*words, change])
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "q" / "quality.json").exists()
+
+
+def test_quality_as_a_command_refuses_train_text(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pd_finetune.quality", "split=train"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: split=train: possible are validation, test\n"
+    assert not list(tmp_path.iterdir())
 
 
 def harvest_words(folder: Path) -> list[str]:

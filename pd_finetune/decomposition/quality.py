@@ -1,47 +1,25 @@
-"""Evidence that a decomposition is one: KL under masks of all kinds, CI-L0, alive subcomponents."""
+"""The evidence that a training ends with: KL under masks of all kinds, CI-L0, alive ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.evidence.adversary import climb, random_start
+from pd_finetune.decomposition.evidence.counts import site_counts, total_counts
+from pd_finetune.decomposition.evidence.maskings import (
+    MASKINGS,
+    held_out_batches,
+    masked_divergence,
+)
 from pd_finetune.decomposition.losses import faithfulness
-from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.stage_configs import QualityConfig
 from pd_finetune.targets.load import Target
-
-ALIVE_MEAN_CI = 1e-6
-
-
-def fresh_adversary(
-    recon: Reconstruction,
-    ci: Float[Tensor, "rows pos C"],
-    steps: int,
-    step_size: float,
-    generator: torch.Generator,
-) -> float:
-    """Mean KL after `steps` sign steps of one source per subcomponent and site's Delta, shared over
-    batch and positions, from a random start (the evaluation adversary of the published runs)."""
-    C, sites = ci.shape[-1], len(recon.components.sites)
-    source = torch.rand(C + sites, generator=generator).to(ci.device)
-    shape = ci.shape[:2]
-
-    def divergence(values: Tensor) -> Tensor:
-        mask = ci + (1 - ci) * values[:C]
-        return recon.divergence(mask, values[C:].expand(*shape, sites)).mean()
-
-    for _ in range(steps):
-        leaf = source.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(divergence(leaf), leaf)
-        source = (source + step_size * gradient.sign()).clamp_(0.0, 1.0)
-    with torch.no_grad():
-        return divergence(source).item()
 
 
 def evidence(
@@ -52,50 +30,29 @@ def evidence(
     settings: QualityConfig,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The evidence table on held-out windows: KL in nats per token, CI-L0, alive, per site.
+    """The evidence on held-out windows: KL in nats per token, CI-L0, alive, per site.
 
-    Delta is dropped in all rows but the stochastic and the adversarial ones, as in the published
+    The short form that a training ends with; `pd_finetune.quality` makes the long one. Delta is
+    dropped in all rows but the stochastic and the adversarial ones, as in the published
     evaluation. `ids` holds up to a few thousand tokens: all are run in one batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    recon = Reconstruction(target.model, components, ci_function, ids)
+    batches = held_out_batches(target, components, ci_function, ids, len(ids))
+    kl = {
+        name: masked_divergence(batches, masking, ci_function.order, generator).mean().item()
+        for name, masking in MASKINGS.items()
+    }
+    start = random_start((components.sites[name] for name in ci_function.order), generator)
+    trace = climb(batches, start, settings.adversary_steps, settings.adversary_step)
     with torch.no_grad():
-        ci = lower_leaky(recon.pre_sigmoid())
-        u = torch.rand(ci.shape, generator=generator).to(ci.device)
-        delta = torch.rand((*ids.shape, len(components.sites)), generator=generator).to(ci.device)
-        kl = {
-            "unmasked": recon.divergence(torch.ones_like(ci)),
-            "ci_masked": recon.divergence(ci),
-            "rounded": recon.divergence((ci > 0).float()),
-            "stochastic": recon.divergence(ci + (1 - ci) * u, delta),
-            "random": recon.divergence(u),
-            "zero": recon.divergence(torch.zeros_like(ci)),
-        }
-        del u
         faithful = faithfulness(components, target.model).item()
-    values: dict[str, float] = {name: value.mean().item() for name, value in kl.items()}
-    values["fresh_adversary"] = fresh_adversary(
-        recon, ci, settings.adversary_steps, settings.adversary_step, generator
-    )
-    sites: dict[str, Any] = {}
-    for name, part in ci_function.split(ci).items():
-        mean = part.flatten(0, 1).mean(0)
-        sites[name] = {
-            "C": components.sites[name].C,
-            "alive": int((mean > ALIVE_MEAN_CI).sum()),
-            "ci_l0": (part > 0).float().sum(-1).mean().item(),
-            "ci_l0_above_0.1": (part > 0.1).float().sum(-1).mean().item(),
-            "highest_mean_ci": mean.max().item(),
-        }
+    sites = {name: site_counts(ci.flatten(0, 1)) for name, ci in batches[0].ci.items()}
     return {
         "tokens": ids.numel(),
         "adversary_steps": settings.adversary_steps,
-        "kl_nats": values,
+        "kl_nats": {**kl, "fresh_adversary": trace[-1]},
         "faithfulness_relative": faithful,
-        "ci_l0": sum(s["ci_l0"] for s in sites.values()),
-        "ci_l0_above_0.1": sum(s["ci_l0_above_0.1"] for s in sites.values()),
-        "alive": sum(s["alive"] for s in sites.values()),
-        "subcomponents": sum(s["C"] for s in sites.values()),
+        **total_counts(sites),
         "sites": sites,
     }
 

@@ -77,6 +77,10 @@ class Reconstruction:
             )
             for i, (name, part) in enumerate(self.ci_function.split(mask).items())
         }
+        return self.divergence_under(masks)
+
+    def divergence_under(self, masks: dict[str, SiteMask]) -> Float[Tensor, "rows pos"]:
+        """KL(clean || masked) in nats per position, the named sites replaced in one forward."""
         with self.components.masked(self.model, masks):
             masked = self._output()
         if self._linear_head:

@@ -135,6 +135,25 @@ def canvas(title: str, subtitle: str, size: tuple[float, float]) -> Iterator[tup
         yield figure, axes
 
 
+@contextmanager
+def panels(title: str, subtitle: str, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of `count` small axes in rows of up to three, scales shared, in the shared style."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (max(2.4 * columns, 5.0), 2.0 * rows + 1.1)
+    with matplotlib.rc_context(_RC | {"axes.titlepad": 4, "axes.titlesize": 9.5}):
+        figure = Figure(figsize=size)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        # the second, empty line keeps room for the subtitle
+        figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.text(
+            0.01, 1 - 0.33 / size[1], subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False
+        )
+        for spare in grid.flat[count:]:
+            spare.set_visible(False)
+        yield figure, list(grid.flat[:count])
+
+
 def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
     """A log2 axis with a tick at each budget."""
     axes.set_xscale("log", base=2)
@@ -189,8 +208,8 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, Look]) -> None:
     """Name each line at its right end, beside the axes; set the limits of the axes before."""
-    low, high = axes.get_ylim()
-    places = spread([(y - low) / (high - low) for _, y in ends.values()], gap=0.065)
+    to_axes = axes.transData + axes.transAxes.inverted()  # linear and log scales alike
+    places = spread([float(to_axes.transform(end)[1]) for end in ends.values()], gap=0.065)
     for (arm, end), place in zip(ends.items(), places, strict=True):
         axes.annotate(
             arm,
