@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,10 +122,51 @@ class WandbTracker:
         self._run.finish(exit_code=exit_code)
 
 
+class BackgroundTracker:
+    """A tracker that opens, and does everything else, on a thread of its own, in order.
+
+    W&B takes two seconds to start, about as long as a whole fine-tune of the embedded target; the
+    run does not wait for it. What goes wrong there is raised here, at the next call.
+    """
+
+    def __init__(self, opener: Callable[[], Tracker]) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracker")
+        self._opening = self._thread.submit(opener)
+        self._last: Future[None] | None = None
+
+    def _do(self, action: Callable[[Tracker], None], wait: bool = False) -> None:
+        for earlier in (self._opening, self._last):
+            if earlier is not None and (wait or earlier.done()):
+                earlier.result()  # raises what it raised
+        self._last = self._thread.submit(lambda: action(self._opening.result()))
+        if wait:
+            self._last.result()
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one training step."""
+        self._do(lambda tracker: tracker.log(step, metrics))
+
+    def record(self, record: RunRecord) -> None:
+        """The result; back only when it is there."""
+        self._do(lambda tracker: tracker.record(record), wait=True)
+
+    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
+        """Texts before and after."""
+        self._do(lambda tracker: tracker.rollouts(rollouts))
+
+    def finish(self, exit_code: int) -> None:
+        """End the run and the thread; a tracker that never opened has nothing to end."""
+        try:
+            if self._opening.exception() is None:
+                self._thread.submit(lambda: self._opening.result().finish(exit_code)).result()
+        finally:
+            self._thread.shutdown()
+
+
 def open_tracker(
     settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
 ) -> Tracker:
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
         return NoTracker()
-    return WandbTracker(settings, folder, name, config)
+    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))

@@ -6,6 +6,8 @@ import math
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pd_finetune.results.record import (
 )
 from pd_finetune.results.rundir import RunDirectory, config_hash
 from pd_finetune.results.table import print_record
-from pd_finetune.results.tracking import NoTracker, open_tracker
+from pd_finetune.results.tracking import BackgroundTracker, NoTracker, open_tracker
 
 CONFIG: dict[str, Any] = {
     "method": {"name": "mask", "lr": 0.3},
@@ -258,5 +260,49 @@ def test_wandb_online_without_login_is_refused(
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setattr(type(wandb.api), "api_key", property(lambda self: None))
+    tracker = open_tracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
     with pytest.raises(UserError, match="wandb login"):
-        open_tracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
+        tracker.record(record())
+    tracker.finish(exit_code=1)
+
+
+class Recorder(NoTracker):
+    """Opens slowly; notes what reaches it, and on which thread."""
+
+    def __init__(self) -> None:
+        time.sleep(0.05)
+        self.seen: list[tuple[str, str]] = []
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.seen.append((str(step), threading.current_thread().name))
+
+    def finish(self, exit_code: int) -> None:
+        self.seen.append((f"finish {exit_code}", threading.current_thread().name))
+
+
+def test_background_tracker_keeps_the_order_on_one_thread() -> None:
+    made: list[Recorder] = []
+
+    def opener() -> Recorder:
+        made.append(Recorder())
+        return made[0]
+
+    tracker = BackgroundTracker(opener)
+    for step in range(20):
+        tracker.log(step, {})
+    tracker.finish(0)
+    assert [what for what, _ in made[0].seen] == [*map(str, range(20)), "finish 0"]
+    assert len({name for _, name in made[0].seen}) == 1
+    assert made[0].seen[0][1].startswith("tracker")
+
+
+def test_background_tracker_raises_what_went_wrong_at_the_next_call() -> None:
+    class Broken(NoTracker):
+        def log(self, step: int, metrics: dict[str, float]) -> None:
+            raise UserError("the disk is full")
+
+    tracker = BackgroundTracker(Broken)
+    tracker.log(0, {})
+    with pytest.raises(UserError, match="disk is full"):
+        tracker.record(record())
+    tracker.finish(1)
