@@ -54,6 +54,7 @@ class Worker:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Build all workers, let them take turns, and put their answers together."""
+    load = os.getloadavg()[0]  # of the last minute: what else the machine was doing
     say(f"{args.size}: counting matrix products, comparing losses")
     floor = Worker(args, f"--floor-of={','.join(args.variants)}", "--agreement")
     workers = {}
@@ -71,10 +72,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     variants = {}
     for name, worker in workers.items():
         seconds = [turn[name] / args.steps for turn in turns]
-        step, least = (
-            statistics.median(seconds),
-            statistics.median(f[name]["seconds"] for f in floors),
-        )
+        step = statistics.median(seconds)
+        least = statistics.median(of_turn[name]["seconds"] for of_turn in floors)
         variants[name] = {
             "tokens_per_second": built[name]["tokens_per_step"] / step,
             "step_seconds": step,
@@ -92,12 +91,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             variants[name]["times_reference"] = statistics.median(ratios)
     floor.process.kill()
     shape = next(iter(built.values()))
-    shared = ("tokens_per_step", "rows", "window_tokens", "vocab", "sites", "C", "precision")
+    sizes = ("tokens_per_step", "rows", "window_tokens", "vocab", "sites", "C")
+    shared = (*sizes, "ci_function_parameters", "device", "precision")
     return {
-        **{key: shape[key] for key in (*shared, "ci_function_parameters")},
+        **{key: shape[key] for key in shared},
         "threads": args.threads,
-        "device": args.device,
-        "machine": {"processor": processor(), "cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+        "machine": {"processor": processor(), "cpus": os.cpu_count(), "load_before": load},
         "steps_per_turn": args.steps,
         "turns": args.repeats,
         "agreement_float32": floor.built["agreement_float32"],

