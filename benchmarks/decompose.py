@@ -60,7 +60,9 @@ def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--size", choices=SIZES, default="embedded")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="of %(default)s")
+    usual = [name for name in VARIANTS if name != "reference_allocator"]
+    names = f"of {', '.join(VARIANTS)} (%(default)s)"
+    parser.add_argument("--variants", default=",".join(usual), help=names)
     parser.add_argument("--steps", type=int, default=8, help="in a turn (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(%(default)s)")

@@ -35,7 +35,8 @@ VARIANTS = {
 # words for `decompose`'s command line; whatever is not here is as configs/decompose.yaml has it.
 # goodfire_block: one of four layers of the published 67M target with its published C, and a
 # quarter of what its layers share: two of eight blocks of the causal-importance transformer, and
-# a vocabulary of 12,544 for 50,277. Weights are random.
+# a vocabulary of 12,544 for 50,277. Weights are random. 8 rows of 64 tokens, so that a step is
+# a matter of seconds and all variants fit in memory beside each other.
 SIZES: dict[str, list[str]] = {
     "embedded": [],
     "goodfire_block": [
@@ -43,6 +44,7 @@ SIZES: dict[str, list[str]] = {
         "+sites={h.*.attn.q_proj: 512, h.*.attn.k_proj: 512, h.*.attn.v_proj: 1024,"
         " h.*.attn.o_proj: 1024, h.*.mlp.c_fc: 3072, h.*.mlp.down_proj: 3584}",
         "ci_function={width: 2048, blocks: 2, heads: 16, mlp_width: 8192}",
+        "recipe.rows=8",
     ],
 }
 

@@ -88,7 +88,6 @@ def work(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> Non
 
 def work_on_floor(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:
     """Count each recipe's matrix products, then measure their rate for each line read."""
-    keep_freed_memory()
     names = args.floor_of.split(",")
     # variants of one recipe run the same products, however they are compiled or allocated
     same = {name: (VARIANTS[name].recipe, VARIANTS[name].reference) for name in names}
