@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep figures test check clean
+.PHONY: help setup run sweep figures benchmark test check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -29,9 +29,12 @@ sweep: $(STAMP)  ## the write-up's comparison: every method, budget and seed
 figures: $(STAMP)  ## figures and tables from the runs there are
 	$(RUN) -m pd_finetune.figures $(ARGS)
 
+benchmark: $(STAMP)  ## time a decomposition step against a plain reference
+	$(RUN) -m benchmarks.decompose $(ARGS)
+
 check: $(STAMP)  ## lint, formatting and types
-	$(RUN) -m ruff check pd_finetune tests scripts
-	$(RUN) -m ruff format --check pd_finetune tests scripts
+	$(RUN) -m ruff check pd_finetune tests scripts benchmarks
+	$(RUN) -m ruff format --check pd_finetune tests scripts benchmarks benchmarks
 	$(RUN) -m mypy
 
 test: check  ## check, then the tests (ARGS="-k cli")
@@ -39,4 +42,4 @@ test: check  ## check, then the tests (ARGS="-k cli")
 
 clean:  ## remove caches and build products, not results
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find pd_finetune tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find pd_finetune tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
