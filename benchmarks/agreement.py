@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.sizes import reference_of
-from pd_finetune.decomposition.sources import random_routes
+from pd_finetune.decomposition.noise import RowNoise
 
 if TYPE_CHECKING:
     from benchmarks.reference_step import ReferenceStep
@@ -18,12 +18,17 @@ TERMS = ("stochastic_kl_nats", "adversarial_kl_nats", "minimality", "faithfulnes
 SEED = 11
 
 
+def noise_of(ids: Tensor) -> RowNoise:
+    """The noise of a step of `SEED` on a batch [rows, pos]."""
+    return RowNoise(SEED, 0, range(len(ids)), ids.device)
+
+
 def same_draws(trainer: Trainer, ids: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The r and routes that the package draws from a generator of `SEED`, by site."""
+    """The r and routes of the package's step, by site."""
     order, widths = trainer.ci_function.order, trainer.ci_function.C
-    generator = torch.Generator().manual_seed(SEED)
-    r = torch.rand((*ids.shape, sum(widths) + len(order)), generator=generator).to(ids.device)
-    route = random_routes(ids.shape[0], ids.shape[1], len(order), generator).to(ids.device)
+    noise = noise_of(ids)
+    r = noise.sources(slice(None), ids.shape[1], sum(widths) + len(order))
+    route = noise.routes(slice(None), ids.shape[1], len(order))
     parts = r.split([*widths, len(order)], -1)
     by_site = {
         name: torch.cat((parts[i], parts[-1][..., i : i + 1]), -1) for i, name in enumerate(order)
@@ -34,7 +39,7 @@ def same_draws(trainer: Trainer, ids: Tensor) -> tuple[dict[str, Tensor], dict[s
 def package_step(trainer: Trainer, ids: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Unweighted terms of the package's loss, and the gradients of their weighted sum by name."""
     recipe, ci = trainer.config.recipe, trainer.ci_function
-    result = trainer.maker.loss(ids, trainer.step, torch.Generator().manual_seed(SEED))
+    result = trainer.maker.loss(ids, trainer.step, noise_of(ids))
     result.total.backward()
     assert result.sources is not None and result.sources.grad is not None
     terms = {name: result.terms[name] for name in TERMS}

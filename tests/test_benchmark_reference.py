@@ -48,11 +48,7 @@ def test_same_terms_and_gradients(weights: dict[str, float], below: bool) -> Non
         with torch.no_grad():
             trainer.ci_function.output_head.weight.mul_(0.1)
     found = agreement(trainer)
-    # where CI is below 0 the gradient leaks only if it raises CI: the reference asks this of the
-    # sum of both passes (one reading, used twice), the package of each pass by itself
-    tolerance = {"gradient_ci_function": 1e-2} if below else {}
-    wrong = {name: value for name, value in found.items() if value > tolerance.get(name, 1e-5)}
-    assert not wrong
+    assert not {name: value for name, value in found.items() if value > 1e-5}
 
 
 def test_same_climbs() -> None:
@@ -70,7 +66,7 @@ def test_same_climbs() -> None:
         # the first query sees one key, whatever it is: its gradient is rounding, and Adam divides
         # by that
         first = 1 if name.endswith("q_proj") else 0
-        torch.testing.assert_close(actual[:, first:], sources.values[:, first:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(actual[:, first:], sources.values[:, first:], atol=1e-4, rtol=0)
 
 
 def test_reference_trains() -> None:
