@@ -34,7 +34,7 @@ benchmark: $(STAMP)  ## time a decomposition step against a plain reference
 
 check: $(STAMP)  ## lint, formatting and types
 	$(RUN) -m ruff check pd_finetune tests scripts benchmarks
-	$(RUN) -m ruff format --check pd_finetune tests scripts benchmarks benchmarks
+	$(RUN) -m ruff format --check pd_finetune tests scripts benchmarks
 	$(RUN) -m mypy
 
 test: check  ## check, then the tests (ARGS="-k cli")
