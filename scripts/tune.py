@@ -26,7 +26,7 @@ LR = {
     "lora_r4": (6e-3, 2e-2, 6e-2, 2e-1),
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
 }
-KL_WEIGHT = (0.3, 1.0, 3.0, 10.0, 30.0)
+KL_WEIGHT = (1.0, 3.0, 10.0, 30.0)
 DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
 FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--arm", choices=sorted(LR), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budgets", type=int, nargs="+", default=[4, 64])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1000])
     parser.add_argument("overrides", nargs="*", help="further overrides, as for pd_finetune.run")
     options = parser.parse_args()
     register_schemas()
