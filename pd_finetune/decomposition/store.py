@@ -24,8 +24,15 @@ WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
 def decomposition_folder(folder: str) -> Path:
-    """The folder meant by `decomposition.folder` ("embedded": the one that ships)."""
-    return EMBEDDED_DECOMPOSITION if folder == "embedded" else Path(folder).expanduser()
+    """The folder meant by `decomposition.folder` ("embedded": the one that ships).
+
+    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first.
+    """
+    if folder == "embedded":
+        return EMBEDDED_DECOMPOSITION
+    from pd_finetune.goodfire.decomposition import converted_decomposition
+
+    return converted_decomposition(folder)
 
 
 def save_decomposition(
