@@ -28,7 +28,10 @@ def one_of(name: str, value: str, possible: tuple[str, ...]) -> None:
 
 @dataclass
 class ModelConfig:
-    """Any transformers causal language model in a local folder ("embedded": the one that ships)."""
+    """Any transformers causal language model in a local folder ("embedded": the one that ships).
+
+    `folder` may also be a Goodfire checkpoint: a W&B run path, or a local folder of its files.
+    """
 
     folder: str = MISSING
     dtype: str = "float32"
@@ -94,6 +97,17 @@ class DecompositionConfig:
 
 
 @dataclass
+class GoodfireDecompositionConfig(DecompositionConfig):
+    """A Goodfire decomposition: a W&B run path, or a local folder of its files.
+
+    `labels`: where `selection=label` reads what subcomponents are about; without (null) it reads
+    the harvest, as it does for other decompositions.
+    """
+
+    labels: str | None = None
+
+
+@dataclass
 class SelectionConfig:
     """Which subcomponents an edit may scale; `_target_` names the selector in `selection/`."""
 
@@ -117,7 +131,8 @@ class LabelSelection(SelectionConfig):
     """The subcomponent whose label names the target language alone; `choose` settles several.
 
     `choose`: "share" takes the one with the highest share of its CI on the target language
-    among the exclusive ones; "only" refuses unless there is exactly one.
+    among the exclusive ones; "only" refuses unless there is exactly one. With
+    `decomposition.labels` the text decides alone, and there has to be exactly one.
     """
 
     _target_: str = "pd_finetune.selection.rank.select_label"

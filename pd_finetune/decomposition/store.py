@@ -96,9 +96,10 @@ def load_decomposition(folder: str, target: Target) -> Decomposition:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"broken decomposition record '{root / RECORD}': {error}") from None
     if target_hash != target.hash:
+        run = record.get("source", {}).get("target_run")
         raise UserError(
             f"the decomposition at '{root}' is of another target "
-            f"({target_hash[:12]}..., given is {target.hash[:12]}...): "
+            f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
             "set model.folder or decomposition.folder so that they belong together"
         )
     actual = file_sha256(root / WEIGHTS)

@@ -19,13 +19,16 @@ from pd_finetune.decomposition.store import decomposition_folder, load_decomposi
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
+from pd_finetune.goodfire.labels import Label, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
 from pd_finetune.results.tracking import Tracker, open_tracker
 from pd_finetune.runtime import device_of, prepare
+from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
+from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from pd_finetune.text.tokens import DocumentSource
@@ -47,6 +50,11 @@ def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
 def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
     root = decomposition_folder(folder)
     return load_harvest(root / "harvest", _target(*model), _decomposition(folder, model))
+
+
+@lru_cache(maxsize=1)
+def _labels(place: str) -> dict[SubcomponentKey, Label]:
+    return read_labels(place)
 
 
 @dataclass
@@ -81,6 +89,9 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
+    labels = getattr(config.decomposition, "labels", None)
+    if labels and isinstance(config.selection, LabelSelection):
+        return select_by_text(_labels(labels), setting.decomposition, config.languages.target)
     selector = instantiate({**asdict(config.selection), "_partial_": True})
     # keys given by hand work on a decomposition that was never harvested
     by_hand = isinstance(config.selection, KeysSelection)

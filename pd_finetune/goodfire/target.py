@@ -136,12 +136,21 @@ def model_values(path: Path) -> dict[str, Any]:
     given = read_yaml(path)
     unknown = sorted(map(str, set(given) - set(_DEFAULTS)))
     if unknown:
-        raise UserError(f"'{path}' has unknown keys {', '.join(unknown)}: they may change the model")
+        raise UserError(
+            f"'{path}' has unknown keys {', '.join(unknown)}: they may change the model"
+        )
     values = {**_DEFAULTS, **given}
     for name, only in _ONLY.items():
         if values[name] != only:
             raise UserError(f"'{path}': {name} {values[name]} cannot be read, only {only}")
-    for name in ("vocab_size", "n_layer", "n_head", "n_key_value_heads", "n_embd", "n_intermediate"):
+    for name in (
+        "vocab_size",
+        "n_layer",
+        "n_head",
+        "n_key_value_heads",
+        "n_embd",
+        "n_intermediate",
+    ):
         if not isinstance(values[name], int) or values[name] < 1:
             raise UserError(f"'{path}': {name} {values[name]} must be a whole number above 0")
     width, heads, kv_heads = values["n_embd"], values["n_head"], values["n_key_value_heads"]

@@ -32,8 +32,9 @@ def close(ours, theirs):
 
 
 def logits(published, masks=None):
-    with torch.no_grad(), published.decomposition.components.masked(
-        published.target.model, masks or {}
+    with (
+        torch.no_grad(),
+        published.decomposition.components.masked(published.target.model, masks or {}),
     ):
         return published.target.model(input_ids=published.ids, use_cache=False).logits
 
@@ -96,9 +97,7 @@ MASKED = {
     "logits_mask_zero_no_delta": lambda g: SiteMask(torch.zeros_like(g)),
     "logits_mask_rounded_no_delta": lambda g: SiteMask((g > 0).float()),
     "logits_mask_rounded_thr0p5_no_delta": lambda g: SiteMask((g > 0.5).float()),
-    "logits_mask_ones_delta_ones": lambda g: SiteMask(
-        torch.ones_like(g), torch.ones(g.shape[:-1])
-    ),
+    "logits_mask_ones_delta_ones": lambda g: SiteMask(torch.ones_like(g), torch.ones(g.shape[:-1])),
     "logits_mask_ci_delta_ones": lambda g: SiteMask(g, torch.ones(g.shape[:-1])),
 }
 
@@ -203,9 +202,7 @@ def test_cross_entropy(published, ci, name):
     clean = cross_entropy(logits(published), published.ids)
     rise, zero = under(VARIANTS[name]) - clean, under("zero") - clean
     assert rise == pytest.approx(published.metrics[f"ce_kl/ce_difference_{name}"], abs=1e-4)
-    assert rise / zero == pytest.approx(
-        published.metrics[f"ce_kl/ce_unrecovered_{name}"], abs=1e-4
-    )
+    assert rise / zero == pytest.approx(published.metrics[f"ce_kl/ce_unrecovered_{name}"], abs=1e-4)
 
 
 def test_ci_l0(published, ci):
