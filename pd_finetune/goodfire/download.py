@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import re
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,8 @@ def download_run(run: RunPath, option: str) -> Path:
         for name in names:
             if not (folder / name).is_file():
                 _fetch(files[name], folder / name)
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        # URLError and HTTPError are OSErrors
+    except (OSError, HTTPException, LookupError, ValueError, TypeError, AttributeError) as error:
+        # URLError is an OSError; the last ones are answers of another shape
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
             f"cannot download W&B run {run} ({reason}): set {option} to a local folder that holds "

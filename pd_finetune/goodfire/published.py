@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,7 +36,7 @@ def fetch(address: str) -> Path:
             open(temporary, "wb") as out,
         ):
             shutil.copyfileobj(response, out)
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
             f"cannot fetch labels from '{address}' ({reason}): set decomposition.labels to a local "

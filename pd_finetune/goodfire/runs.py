@@ -35,7 +35,7 @@ class RunPath:
     def parse(cls, text: str) -> RunPath | None:
         """Read `entity/project/runs/id`, `entity/project/id`, either after `wandb:`, a run's web
         address, or a bare `s-xxxxxxxx` of goodfire/spd; None where it is none of these."""
-        given = text.strip().removeprefix("wandb:").strip("/")
+        given = text.strip().removeprefix("wandb:").rstrip("/")
         for form in _FORMS:
             if match := form.fullmatch(given):
                 return cls(*match.groups())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -79,3 +81,43 @@ def published() -> Published:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     described = json.loads((folder / "expected_metrics.json").read_text())
     return Published(folder, target, decomposition, arrays, described)
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Path], tuple[str, list[str]]]]:
+    """Serve a folder on this machine: its address, and the paths that were asked for."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(folder: Path) -> tuple[str, list[str]]:
+        requests: list[str] = []
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args, directory=str(folder))
+
+            def do_GET(self) -> None:
+                requests.append(self.path)
+                super().do_GET()
+
+            def do_POST(self) -> None:
+                """GraphQL: the answer kept in `graphql.json`, `{address}` filled in."""
+                length = int(self.headers["Content-Length"])
+                requests.append(self.rfile.read(length).decode())
+                text = (folder / "graphql.json").read_text().replace("{address}", address)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args: Any) -> None:
+                """Nothing on the terminal."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        servers.append(server)
+        Thread(target=server.serve_forever, daemon=True).start()
+        return address, requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
