@@ -101,10 +101,12 @@ class GoodfireDecompositionConfig(DecompositionConfig):
     """A Goodfire decomposition: a W&B run path, or a local folder of its files.
 
     `labels`: where `selection=label` reads what subcomponents are about; without (null) it reads
-    the harvest, as it does for other decompositions.
+    the harvest, as it does for other decompositions. `harvest_db`: Goodfire's own harvest, whose
+    mean CI and firing density are then shown beside each candidate; it decides nothing.
     """
 
     labels: str | None = None
+    harvest_db: str | None = None
 
 
 @dataclass

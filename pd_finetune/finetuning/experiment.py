@@ -13,12 +13,19 @@ from hydra.utils import instantiate
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
+from pd_finetune.config import (
+    GoodfireDecompositionConfig,
+    KeysSelection,
+    LabelSelection,
+    LoraConfig,
+    RunConfig,
+)
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
+from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
 from pd_finetune.goodfire.labels import Label, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
@@ -53,8 +60,10 @@ def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
 
 
 @lru_cache(maxsize=1)
-def _labels(place: str) -> dict[SubcomponentKey, Label]:
-    return read_labels(place)
+def _published(
+    labels: str, harvest_db: str | None
+) -> tuple[dict[SubcomponentKey, Label], dict[SubcomponentKey, HarvestedSubcomponent]]:
+    return read_labels(labels), read_harvest(harvest_db) if harvest_db else {}
 
 
 @dataclass
@@ -89,9 +98,12 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
-    labels = getattr(config.decomposition, "labels", None)
-    if labels and isinstance(config.selection, LabelSelection):
-        return select_by_text(_labels(labels), setting.decomposition, config.languages.target)
+    place = config.decomposition
+    labelled = isinstance(place, GoodfireDecompositionConfig) and place.labels
+    if labelled and isinstance(config.selection, LabelSelection):
+        labels, harvested = _published(place.labels, place.harvest_db)
+        language = config.languages.target
+        return select_by_text(labels, setting.decomposition, language, harvested)
     selector = instantiate({**asdict(config.selection), "_partial_": True})
     # keys given by hand work on a decomposition that was never harvested
     by_hand = isinstance(config.selection, KeysSelection)

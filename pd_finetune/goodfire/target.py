@@ -112,7 +112,8 @@ def convert_target(checkpoint: Path, configs: Path) -> Path:
         if tokenizer.get_vocab_size() > values["vocab_size"]:
             raise UserError(
                 f"the tokenizer of '{configs}' knows {tokenizer.get_vocab_size()} tokens, "
-                f"its model {values['vocab_size']}: they do not belong together"
+                f"its model {values['vocab_size']}: put the right tokenizer.json there, or none "
+                "to take the one that its final_config.yaml names"
             )
         tensors = arcee_tensors(read_tensors(checkpoint))
         require_shapes(tensors, expected_shapes(values), checkpoint)

@@ -14,10 +14,13 @@ from collections.abc import Mapping
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent
 from pd_finetune.goodfire.labels import Label
 from pd_finetune.selection.rank import Selection
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.text.languages import LANGUAGE_NAMES
+
+Harvested = Mapping[SubcomponentKey, HarvestedSubcomponent]
 
 WHOLE, PART, MENTION = "whole", "part", "mention"
 _SHOWN = 8  # labels that an error names
@@ -72,14 +75,21 @@ def scope(label: str, language: str) -> str | None:
     return PART if _names(_PARTS, label) else MENTION
 
 
-def _listed(found: list[tuple[SubcomponentKey, Label]]) -> str:
-    shown = [f'{key} "{label.text[:80]}"' for key, label in found[:_SHOWN]]
+def _listed(found: list[tuple[SubcomponentKey, Label]], harvested: Harvested) -> str:
+    shown = [
+        f'{key} "{label.text[:80]}"'
+        + (f" (mean CI {harvested[key].mean_ci:.2g})" if key in harvested else "")
+        for key, label in found[:_SHOWN]
+    ]
     more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return "; ".join(shown + more)
 
 
 def select_by_text(
-    labels: Mapping[SubcomponentKey, Label], decomposition: Decomposition, target_language: str
+    labels: Mapping[SubcomponentKey, Label],
+    decomposition: Decomposition,
+    target_language: str,
+    harvested: Harvested | None = None,
 ) -> Selection:
     """The one subcomponent whose label is about the target language alone.
 
@@ -87,6 +97,8 @@ def select_by_text(
 
     Args:
         target_language: its code, as in `de`.
+        harvested: statistics shown beside candidates, the highest mean CI first; they decide
+            nothing.
 
     Raises:
         UserError: the labels are of another decomposition, or not exactly one is exclusive; the
@@ -107,21 +119,33 @@ def select_by_text(
             f"none of the {len(labels)} labels is of a subcomponent of this decomposition "
             f"(first: {next(iter(labels), None)}): set decomposition.labels to its own"
         )
+    known = harvested or {}
+
+    def order(key: SubcomponentKey) -> tuple[float, SubcomponentKey]:
+        return (-known[key].mean_ci if key in known else 0.0, key)
+
     by_scope: dict[str | None, list[tuple[SubcomponentKey, Label]]] = {}
-    for key in sorted(ours):
+    for key in sorted(ours, key=order):
         by_scope.setdefault(scope(ours[key].text, language), []).append((key, ours[key]))
     found = by_scope.get(WHOLE) or by_scope.get(PART) or []
     hint = "name one by selection=keys, as in selection.keys=[h.3.attn.v_proj:513]"
     if not found:
         near = by_scope.get(MENTION)
-        seen = f"labels that mention it: {_listed(near)}" if near else "none mentions it"
+        seen = f"labels that mention it: {_listed(near, known)}" if near else "none mentions it"
         raise UserError(f"no label of {len(ours)} is about {language} text alone; {seen}; {hint}")
     if len(found) > 1:
         raise UserError(
-            f"{len(found)} labels are about {language} text alone: {_listed(found)}; {hint}"
+            f"{len(found)} labels are about {language} text alone: {_listed(found, known)}; {hint}"
         )
     rows = [
-        {"key": str(key), "label": label.text, "confidence": label.confidence, "scope": which}
+        {
+            "key": str(key),
+            "label": label.text,
+            "confidence": label.confidence,
+            "scope": which,
+            "mean_ci": known[key].mean_ci if key in known else None,
+            "firing_density": known[key].firing_density if key in known else None,
+        }
         for which in (WHOLE, PART, MENTION)
         for key, label in by_scope.get(which, ())
     ]

@@ -1,5 +1,6 @@
 """Where the outputs of Goodfire's own code are kept, if they are."""
 
+import json
 import os
 from pathlib import Path
 
@@ -15,3 +16,10 @@ def fixture_folder() -> Path | None:
 
 
 ABSENT = f"Goodfire's fixture is neither in ../shared/goodfire/fixture nor in ${VARIABLE}"
+
+
+def real_shapes() -> dict[str, dict[str, list[int]]] | None:
+    """Names and shapes of the real runs' tensors, kept beside the fixture."""
+    folder = fixture_folder()
+    path = folder.parent / "real_shapes.json" if folder else None
+    return json.loads(path.read_text()) if path and path.is_file() else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pd_finetune.errors import UserError
+from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent
 from pd_finetune.goodfire.labels import Label, read_labels
 from pd_finetune.selection.by_text import MENTION, PART, WHOLE, scope, select_by_text
 from pd_finetune.targets.keys import SubcomponentKey
@@ -258,6 +259,19 @@ def test_several_are_refused_and_listed(decomposition):
     for key in (*more, str(GERMAN)):
         assert key in message
     assert "3 labels" in message and "selection=keys" in message and "\n" not in message
+
+
+def test_statistics_beside_candidates_decide_nothing(decomposition):
+    keys = [GERMAN, SubcomponentKey("h.0.attn.q_proj", 1)]
+    labels = {keys[0]: Label("German text"), keys[1]: Label("text in German")}
+    known = {keys[0]: HarvestedSubcomponent(keys[0], 0.02, 0.015, None)}
+    with pytest.raises(UserError) as caught:
+        select_by_text(labels, decomposition, "de", known)
+    message = str(caught.value)
+    assert f'{keys[0]} "German text" (mean CI 0.015); {keys[1]}' in message
+    del labels[keys[1]]
+    (row,) = select_by_text(labels, decomposition, "de", known).candidates.to_dict("records")
+    assert (row["mean_ci"], row["firing_density"]) == (0.015, 0.02)
 
 
 def test_none_is_refused_with_the_nearest(decomposition):

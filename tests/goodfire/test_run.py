@@ -111,6 +111,14 @@ def test_several_labels_are_refused(files, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("stage", ["harvest", "quality"])
+def test_other_stages_take_the_same_words(stage):
+    register_schemas()
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        made = checked_config(hydra.compose(stage, WORDS[:2]))
+    assert made.decomposition.folder == "goodfire/spd/runs/s-55ea3f9b"
+
+
 def test_what_the_options_say():
     made = composed()
     assert made.model.folder == "goodfire/spd/runs/t-9d2b8f02"
