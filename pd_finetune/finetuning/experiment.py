@@ -26,7 +26,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
-from pd_finetune.goodfire.labels import Label, read_labels
+from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
@@ -59,11 +59,22 @@ def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
     return load_harvest(root / "harvest", _target(*model), _decomposition(folder, model))
 
 
+_Published = tuple[dict[SubcomponentKey, Label], dict[SubcomponentKey, HarvestedSubcomponent]]
+
+
 @lru_cache(maxsize=1)
-def _published(
-    labels: str, harvest_db: str | None
-) -> tuple[dict[SubcomponentKey, Label], dict[SubcomponentKey, HarvestedSubcomponent]]:
+def _published(labels: str, harvest_db: str | None) -> _Published:
     return read_labels(labels), read_harvest(harvest_db) if harvest_db else {}
+
+
+def published_labels(config: RunConfig) -> _Published | None:
+    """Labels that somebody else wrote, and their harvest, where the selection goes by them."""
+    place = config.decomposition
+    if not isinstance(config.selection, LabelSelection):
+        return None
+    if not isinstance(place, GoodfireDecompositionConfig) or not place.labels:
+        return None
+    return _published(place.labels, place.harvest_db)
 
 
 @dataclass
@@ -98,12 +109,10 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
-    place = config.decomposition
-    labelled = isinstance(place, GoodfireDecompositionConfig) and place.labels
-    if labelled and isinstance(config.selection, LabelSelection):
-        labels, harvested = _published(place.labels, place.harvest_db)
-        language = config.languages.target
-        return select_by_text(labels, setting.decomposition, language, harvested)
+    if published := published_labels(config):
+        return select_by_text(
+            published[0], setting.decomposition, config.languages.target, published[1]
+        )
     selector = instantiate({**asdict(config.selection), "_partial_": True})
     # keys given by hand work on a decomposition that was never harvested
     by_hand = isinstance(config.selection, KeysSelection)
@@ -209,13 +218,17 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         setting.decomposition.hash,
         {name: setting.source.fingerprint(name) for name in languages.all},
     )
+    identity = asdict(hashes)
+    if published := published_labels(config):
+        # other labels may select another subcomponent
+        identity["labels"] = labels_sha256(published[0])
     directory = RunDirectory(
         Path(config.paths.runs).expanduser(),
         config.method.name,
         config.budget,
         config.seed,
         asdict(config),
-        asdict(hashes),
+        identity,
     )
     done = directory.finished_record()
     if done is not None:

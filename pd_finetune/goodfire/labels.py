@@ -11,8 +11,9 @@ Keys are read in either spelling, `h.3.attn.v_proj:513` and `3.attn.v:513`.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def read_labels(place: str) -> dict[SubcomponentKey, Label]:
     if not kept:
         raise UserError(f"decomposition.labels={place} holds no label; give {_WHAT}")
     return kept
+
+
+def labels_sha256(labels: Mapping[SubcomponentKey, Label]) -> str:
+    """Hex SHA-256 of keys and texts, whatever order and kind of file they came in."""
+    pairs = [[str(key), labels[key].text] for key in sorted(labels)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, Label]]:

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.goodfire.architecture import DEFAULTS, arcee_config, expected_shapes
 from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
 from pd_finetune.goodfire.decomposition import shared_reads, sites_of
 from pd_finetune.goodfire.names import arcee_name, current_names
-from pd_finetune.goodfire.target import _DEFAULTS, arcee_config, expected_shapes
 from tests.goodfire.fixture import ABSENT, real_shapes
 
 VALUES = {
-    **_DEFAULTS,
+    **DEFAULTS,
     "block_size": 512,
     "n_ctx": 512,
     "n_embd": 768,

@@ -19,6 +19,7 @@ from pd_finetune import config, export
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
+from pd_finetune.finetuning import experiment
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.stage_configs import ExportConfig
 from pd_finetune.targets.load import load_target
@@ -87,6 +88,20 @@ def test_a_run_by_label_and_its_export(files, tmp_path):
     ]
     assert changed == ["model.layers.1.self_attn.v_proj.weight"]
     assert edited.tokenizer.to_str() == before.tokenizer.to_str()
+
+
+def test_other_labels_are_another_run(files, tmp_path):
+    labels, more = tmp_path / "labels.json", ["selection=label", "objective.steps=1"]
+    chosen = []
+    for key in ("1.attn.v:3", "1.attn.v:4"):
+        labels.write_text(json.dumps({key: "German text"}))
+        experiment._published.cache_clear()
+        words = small(files, tmp_path / "runs", *more, f"decomposition.labels={labels}")
+        record, _, fresh = finetune_run(composed(*words))
+        assert fresh
+        chosen += record.selection
+    assert chosen == ["h.1.attn.v_proj:3", "h.1.attn.v_proj:4"]
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_a_run_by_key_needs_no_labels(files, tmp_path):
