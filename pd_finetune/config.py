@@ -28,7 +28,10 @@ def one_of(name: str, value: str, possible: tuple[str, ...]) -> None:
 
 @dataclass
 class ModelConfig:
-    """Any transformers causal language model in a local folder ("embedded": the one that ships)."""
+    """Any transformers causal language model in a local folder ("embedded": the one that ships).
+
+    `folder` may also be a Goodfire checkpoint: a W&B run path, or a local folder of its files.
+    """
 
     folder: str = MISSING
     dtype: str = "float32"
@@ -94,6 +97,19 @@ class DecompositionConfig:
 
 
 @dataclass
+class GoodfireDecompositionConfig(DecompositionConfig):
+    """A Goodfire decomposition: a W&B run path, or a local folder of its files.
+
+    `labels`: where `selection=label` reads what subcomponents are about; without (null) it reads
+    the harvest, as it does for other decompositions. `harvest_db`: Goodfire's own harvest, whose
+    mean CI and firing density are then shown beside each candidate; it decides nothing.
+    """
+
+    labels: str | None = None
+    harvest_db: str | None = None
+
+
+@dataclass
 class SelectionConfig:
     """Which subcomponents an edit may scale; `_target_` names the selector in `selection/`."""
 
@@ -117,7 +133,8 @@ class LabelSelection(SelectionConfig):
     """The subcomponent whose label names the target language alone; `choose` settles several.
 
     `choose`: "effect" takes the one whose inversion hurts the target language most, "share" the
-    one with the highest share of its CI there; "only" refuses unless there is exactly one.
+    one with the highest share of its CI there; "only" refuses unless there is exactly one. With
+    `decomposition.labels` the text decides alone, and there has to be exactly one.
     """
 
     _target_: str = "pd_finetune.selection.rank.select_label"

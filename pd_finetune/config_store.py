@@ -18,6 +18,7 @@ SCHEMAS: dict[str, Any] = {
     # groups
     "model": config.ModelConfig,
     "decomposition": config.DecompositionConfig,
+    "decomposition_goodfire": config.GoodfireDecompositionConfig,
     "languages": config.LanguagesConfig,
     "selection_top": config.TopSelection,
     "selection_label": config.LabelSelection,

@@ -238,9 +238,9 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
 def _carry(target: Target, out: Path) -> None:
     """Copy tokenizer and licence files; say to transformers how to read a lone tokenizer.json."""
     from pd_finetune.files import write_json
-    from pd_finetune.targets.load import EMBEDDED_TARGET
+    from pd_finetune.targets.load import model_folder
 
-    source = EMBEDDED_TARGET if target.name == "embedded" else Path(target.name).expanduser()
+    source = model_folder(target.name)
     for pattern in _CARRIED:
         for path in source.glob(pattern):
             shutil.copyfile(path, out / path.name)

@@ -24,8 +24,15 @@ WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
 def decomposition_folder(folder: str) -> Path:
-    """The folder meant by `decomposition.folder` ("embedded": the one that ships)."""
-    return EMBEDDED_DECOMPOSITION if folder == "embedded" else Path(folder).expanduser()
+    """The folder meant by `decomposition.folder` ("embedded": the one that ships).
+
+    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first.
+    """
+    if folder == "embedded":
+        return EMBEDDED_DECOMPOSITION
+    from pd_finetune.goodfire.decomposition import converted_decomposition
+
+    return converted_decomposition(folder)
 
 
 def save_decomposition(
@@ -89,9 +96,10 @@ def load_decomposition(folder: str, target: Target) -> Decomposition:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"broken decomposition record '{root / RECORD}': {error}") from None
     if target_hash != target.hash:
+        run = record.get("source", {}).get("target_run")
         raise UserError(
             f"the decomposition at '{root}' is of another target "
-            f"({target_hash[:12]}..., given is {target.hash[:12]}...): "
+            f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
             "set model.folder or decomposition.folder so that they belong together"
         )
     actual = file_sha256(root / WEIGHTS)

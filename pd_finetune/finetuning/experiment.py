@@ -13,19 +13,29 @@ from hydra.utils import instantiate
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
+from pd_finetune.config import (
+    GoodfireDecompositionConfig,
+    KeysSelection,
+    LabelSelection,
+    LoraConfig,
+    RunConfig,
+)
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
+from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
+from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
 from pd_finetune.results.tracking import Tracker, open_tracker
 from pd_finetune.runtime import device_of, prepare
+from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
+from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from pd_finetune.text.tokens import DocumentSource
@@ -47,6 +57,24 @@ def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
 def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
     root = decomposition_folder(folder)
     return load_harvest(root / "harvest", _target(*model), _decomposition(folder, model))
+
+
+_Published = tuple[dict[SubcomponentKey, Label], dict[SubcomponentKey, HarvestedSubcomponent]]
+
+
+@lru_cache(maxsize=1)
+def _published(labels: str, harvest_db: str | None) -> _Published:
+    return read_labels(labels), read_harvest(harvest_db) if harvest_db else {}
+
+
+def published_labels(config: RunConfig) -> _Published | None:
+    """Labels that somebody else wrote, and their harvest, where the selection goes by them."""
+    place = config.decomposition
+    if not isinstance(config.selection, LabelSelection):
+        return None
+    if not isinstance(place, GoodfireDecompositionConfig) or not place.labels:
+        return None
+    return _published(place.labels, place.harvest_db)
 
 
 @dataclass
@@ -81,6 +109,10 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
+    if published := published_labels(config):
+        return select_by_text(
+            published[0], setting.decomposition, config.languages.target, published[1]
+        )
     selector = instantiate({**asdict(config.selection), "_partial_": True})
     # keys given by hand work on a decomposition that was never harvested
     by_hand = isinstance(config.selection, KeysSelection)
@@ -186,13 +218,17 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         setting.decomposition.hash,
         {name: setting.source.fingerprint(name) for name in languages.all},
     )
+    identity = asdict(hashes)
+    if published := published_labels(config):
+        # other labels may select another subcomponent
+        identity["labels"] = labels_sha256(published[0])
     directory = RunDirectory(
         Path(config.paths.runs).expanduser(),
         config.method.name,
         config.budget,
         config.seed,
         asdict(config),
-        asdict(hashes),
+        identity,
     )
     done = directory.finished_record()
     if done is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +51,13 @@ class Target:
 
 def weights_hash(model: torch.nn.Module) -> str:
     """Hex SHA-256 over names, shapes and float32 bytes of a model's distinct parameters."""
+    return tensors_hash(dict(model.named_parameters()))
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex SHA-256 over names, shapes and float32 bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters(), key=lambda item: item[0]):
+    for name, weight in sorted(tensors.items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -70,22 +76,33 @@ def fuse_activations(model: torch.nn.Module) -> None:
                 setattr(parent, name, torch.nn.GELU(approximate="tanh"))
 
 
+def model_folder(folder: str) -> Path:
+    """The transformers folder meant by `model.folder`, converted from Goodfire's where need be."""
+    if folder == "embedded":
+        return EMBEDDED_TARGET
+    from pd_finetune.goodfire.target import target_folder
+
+    return target_folder(folder)
+
+
 def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:
     """Load a target from a local transformers folder ("embedded": the one that ships).
 
-    Weights come from safetensors only, and no code from the folder is run.
+    Goodfire's LlamaSimpleMLP checkpoints, as a folder, file or W&B run path, are converted first
+    (see `goodfire.target`). No code from the folder is run.
 
     Raises:
         UserError: the folder is missing, or is no causal language model with a `tokenizer.json`.
     """
     from transformers import AutoModelForCausalLM
 
-    path = EMBEDDED_TARGET if folder == "embedded" else Path(folder).expanduser()
+    path = model_folder(folder)
     for needed in ("config.json", "tokenizer.json"):
         if not (path / needed).is_file():
             raise UserError(
                 f"no target model at '{path}': {needed} is missing; "
-                "set model.folder to a transformers folder"
+                "set model.folder to a transformers folder, or to a W&B run or local folder of "
+                "a Goodfire target"
             )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -16,6 +16,7 @@ from pd_finetune.selection.harvest import Harvest, harvest
 from pd_finetune.targets.embedded import ArchitectureConfig, build
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.tokenizer import train_tokenizer
+from tests.goodfire.fixture import ABSENT, fixture_folder
 
 WORDS = {
     "de": "der die nicht und eine Zeitung schön über Häuser ist das",
@@ -88,7 +89,7 @@ def harvested(target: Target, decomposition: Decomposition, source: WordSource) 
 
 @pytest.fixture(scope="session")
 def goodfire_fixture() -> Path:
-    folder = Path(__file__).parents[2].parent / "shared" / "goodfire" / "fixture"
-    if not folder.is_dir():
-        pytest.skip("Goodfire's fixture (../shared/goodfire/fixture) is not here")
+    folder = fixture_folder()
+    if folder is None:
+        pytest.skip(ABSENT)
     return folder

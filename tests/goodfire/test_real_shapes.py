@@ -1,0 +1,68 @@
+"""The published runs' names and shapes go through the conversion; no weights are needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.goodfire.architecture import DEFAULTS, arcee_config, expected_shapes
+from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
+from pd_finetune.goodfire.decomposition import shared_reads, sites_of
+from pd_finetune.goodfire.names import arcee_name, current_names
+from tests.goodfire.fixture import ABSENT, real_shapes
+
+VALUES = {
+    **DEFAULTS,
+    "block_size": 512,
+    "n_ctx": 512,
+    "n_embd": 768,
+    "n_head": 6,
+    "n_key_value_heads": 6,
+    "n_intermediate": 3072,
+    "n_layer": 4,
+    "vocab_size": 50277,
+}
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    shapes = real_shapes()
+    if shapes is None:
+        pytest.skip(ABSENT)
+    (one,) = (v for k, v in shapes.items() if "s-55ea3f9b" in k)
+    made = {name: torch.empty(shape, device="meta") for name, shape in one.items()}
+    rates = 10000.0 ** (-torch.arange(64) / 64)
+    return {name: rates if "inv_freq" in name else tensor for name, tensor in made.items()}
+
+
+def test_target(tensors):
+    mine = {
+        arcee_name(name.removeprefix("target_model.")): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if name.startswith("target_model.")
+    }
+    assert mine.pop("lm_head.weight") == (50277, 768)
+    assert mine == expected_shapes(VALUES)
+    from transformers import ArceeForCausalLM
+
+    with torch.device("meta"):
+        model = ArceeForCausalLM(arcee_config(VALUES))
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == mine
+    assert sum(p.numel() for p in model.parameters()) == 66_931_200
+
+
+def test_decomposition(tensors):
+    assert len(tensors) == 159 and current_names(tensors).keys() == tensors.keys()
+    sites = sites_of(tensors)
+    assert sum(site.C for site in sites.values()) == 38_912
+    assert sites["h.3.attn.v_proj"].C == 1024 and len(sites) == 24
+    reads = shared_reads(sites)
+    found = ci_tensors(tensors)
+    size = ci_size(found, {"attn_config": {"n_heads": 16}})
+    assert (size.width, size.blocks, size.heads, size.mlp_width) == (2048, 8, 16, 8192)
+    with torch.device("meta"):
+        function = CIFunction(sites, reads, size)
+    ours = our_ci_weights(found, sites, reads, size)
+    expected = {name: tensor.shape for name, tensor in function.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.items()} == expected
