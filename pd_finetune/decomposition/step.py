@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
@@ -23,6 +23,7 @@ from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
+from pd_finetune.targets.readout import Readout
 
 
 def annealed(start: float, end: float, progress: float, fraction: float) -> float:
@@ -44,6 +45,7 @@ class StepMaker:
     """Makes the loss of a step from a batch; holds what all steps share."""
 
     model: nn.Module
+    readout: Readout
     components: Subcomponents
     ci_function: CIFunction
     sources: PersistentSources | None
@@ -53,14 +55,16 @@ class StepMaker:
     precision: str
     workers: Workers = field(default_factory=Workers)
 
-    def loss(self, ids: Int[Tensor, "rows pos"], step: int, noise: RowNoise) -> StepLoss:
+    def loss(self, batch: Tensor, step: int, noise: RowNoise) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of this process's rows.
 
         Averaged over the workers, its value and its gradients are those of the global batch.
         """
         recipe = self.recipe
         progress = step / recipe.steps
-        recon = Reconstruction(self.model, self.components, self.ci_function, ids, self.precision)
+        recon = Reconstruction(
+            self.model, self.components, self.ci_function, batch, self.precision, self.readout
+        )
         x = recon.pre_sigmoid()
         form = self._merged if recipe.recon == "merged" else self._separate
         result, own = form(recon, x, progress, noise)
@@ -72,7 +76,7 @@ class StepMaker:
             frequency = recipe.frequency_coefficient * self.frequency(means)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, ids.numel() * self.workers.size, recipe.beta
+                means, recon.positions * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
         result.total = result.total + minimality + frequency
@@ -85,7 +89,7 @@ class StepMaker:
             result.terms["faithfulness"] = term.item()
         result.terms["minimality"] = minimality.item()
         result.terms["frequency"] = frequency.item()
-        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / ids.numel()
+        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / recon.positions
         return result
 
     def _masks(
@@ -114,11 +118,12 @@ class StepMaker:
             r = torch.cat([_over_positions(leaf, length), r])
             route = torch.cat([torch.ones_like(route), route])
         mask, means = self._masks(x, r[..., :C], progress)
-        kl = recon.divergence(mask, r[..., C:], route)
-        terms = {"stochastic_kl_nats": kl[hostile:].mean().item()}
+        divergence = recon.divergence(mask, r[..., C:], route)
+        name = self.readout.term
+        terms = {f"stochastic_{name}": divergence[hostile:].mean().item()}
         if hostile:
-            terms["adversarial_kl_nats"] = kl[:hostile].mean().item()
-        return StepLoss(kl.mean(), terms, leaf), means
+            terms[f"adversarial_{name}"] = divergence[:hostile].mean().item()
+        return StepLoss(divergence.mean(), terms, leaf), means
 
     def _separate(
         self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
@@ -130,7 +135,7 @@ class StepMaker:
         route = noise.routes(slice(rows), length, sites)
         mask, means = self._masks(x, r[..., :C], progress)
         stochastic = recon.divergence(mask, r[..., C:], route).mean()
-        terms = {"stochastic_kl_nats": stochastic.item()}
+        terms = {f"stochastic_{self.readout.term}": stochastic.item()}
         if self.sources is None:
             return StepLoss(stochastic, terms), means
         for _ in range(self.recipe.adversary_extra_climbs):
@@ -145,7 +150,7 @@ class StepMaker:
         r = _over_positions(leaf, length)
         mask, _unused = self._masks(x, r[..., :C], progress)
         adversarial = recon.divergence(mask, r[..., C:]).mean()
-        terms["adversarial_kl_nats"] = adversarial.item()
+        terms[f"adversarial_{self.readout.term}"] = adversarial.item()
         return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
 
 
