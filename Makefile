@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep figures toys test check clean
+.PHONY: help setup run sweep figures toys benchmark test check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -32,9 +32,12 @@ figures: $(STAMP)  ## figures and tables from the runs there are
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
 	$(RUN) scripts/toys.py $(ARGS)
 
+benchmark: $(STAMP)  ## time a decomposition step against a plain reference
+	$(RUN) -m benchmarks.decompose $(ARGS)
+
 check: $(STAMP)  ## lint, formatting and types
-	$(RUN) -m ruff check pd_finetune tests scripts
-	$(RUN) -m ruff format --check pd_finetune tests scripts
+	$(RUN) -m ruff check pd_finetune tests scripts benchmarks
+	$(RUN) -m ruff format --check pd_finetune tests scripts benchmarks
 	$(RUN) -m mypy
 
 test: check  ## check, then the tests (ARGS="-k cli")
@@ -42,4 +45,4 @@ test: check  ## check, then the tests (ARGS="-k cli")
 
 clean:  ## remove caches and build products, not results
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find pd_finetune tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find pd_finetune tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ def run(config: DecomposeConfig) -> Path:
     import torch
     from hydra.utils import instantiate
 
+    from pd_finetune.decomposition.memory import memory_line
     from pd_finetune.decomposition.quality import evidence, print_evidence
     from pd_finetune.decomposition.store import save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
@@ -57,6 +58,8 @@ def run(config: DecomposeConfig) -> Path:
             )
     ids = torch.from_numpy(np.concatenate(list(rows.values()))).to(target.model.device)
     trainer = Trainer(target, config, batches, out, team)
+    if team.is_main:
+        print(memory_line(trainer.memory_bytes()), flush=True)
     trainer.train()
     if not team.is_main:
         return out

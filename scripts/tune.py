@@ -21,12 +21,12 @@ from pd_finetune.config_store import register_schemas
 
 LR = {
     "one_scalar": (0.1, 0.2, 0.4, 0.8),
-    "top16": (0.1, 0.2, 0.4, 0.8),
+    "top16": (0.2, 0.4, 0.8, 1.6),
     "lora_r1": (6e-3, 2e-2, 6e-2, 2e-1),
     "lora_r4": (6e-3, 2e-2, 6e-2, 2e-1),
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
 }
-KL_WEIGHT = (0.3, 1.0, 3.0, 10.0)
+KL_WEIGHT = (0.3, 1.0, 3.0, 10.0, 30.0)
 DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
 FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 

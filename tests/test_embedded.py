@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from pd_finetune.targets.load import EMBEDDED_TARGET, load_target
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
 
+ROOT = Path(__file__).parent.parent
 LANGUAGES = ["de", "en", "fr", "es", "it", "code"]
 
 
@@ -117,3 +120,12 @@ def test_licences_are_beside_the_text():
     notice = (EMBEDDED_TEXT / "NOTICE.md").read_text()
     for licence in Path(EMBEDDED_TEXT / "LICENSES").iterdir():
         assert licence.stem in notice
+
+
+def test_the_readme_says_what_the_files_say() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "readme_tables.py"), "--check"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

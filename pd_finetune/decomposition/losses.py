@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.components import Subcomponents
-from pd_finetune.decomposition.sigmoids import LEAK
+from pd_finetune.decomposition.sigmoids import LEAK, lower_leaky, upper_leaky
 from pd_finetune.decomposition.sites import weight_at
 
 
@@ -81,11 +81,20 @@ def masks_and_smooth_l0(
 def masks_and_p_norm(
     x: Float[Tensor, "rows pos C"], r: Float[Tensor, "rows pos C"], p: float, eps: float = 1e-12
 ) -> tuple[Float[Tensor, "rows pos C"], Float[Tensor, " C"]]:
-    """Masks as above and the mean over tokens of `(g + eps)^p`: the paper's minimality."""
-    from pd_finetune.decomposition.sigmoids import lower_leaky, upper_leaky
-
+    """Masks as above and `p_norm_means`: the paper's minimality."""
     g = lower_leaky(x)
-    return g + (1 - g) * r, (upper_leaky(x) + eps).pow(p).flatten(0, -2).mean(0)
+    return g + (1 - g) * r, p_norm_means(x, p, eps)
+
+
+def p_norm_means(x: Float[Tensor, "rows pos C"], p: float, eps: float = 1e-12) -> Tensor:
+    """[C]: mean over tokens of `(g + eps)^p`, g the upper-leaky reading of the pre-sigmoid x."""
+    return (upper_leaky(x) + eps).pow(p).flatten(0, -2).mean(0)
+
+
+def smooth_l0_means(x: Float[Tensor, "rows pos C"], gamma: float) -> Float[Tensor, " C"]:
+    """Mean over tokens of smooth-L0, as `masks_and_smooth_l0` gives it, without masks."""
+    squared = upper_leaky(x).square()
+    return (squared / (squared + gamma * gamma)).flatten(0, -2).mean(0)
 
 
 def p_norm_minimality(means: Float[Tensor, " C"], tokens: int, beta: float) -> Float[Tensor, ""]:

@@ -16,10 +16,13 @@ from pd_finetune.decomposition.losses import (
     faithfulness,
     masks_and_p_norm,
     masks_and_smooth_l0,
+    p_norm_means,
     p_norm_minimality,
+    smooth_l0_means,
 )
 from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.reconstruction import Reconstruction
+from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
@@ -101,6 +104,14 @@ class StepMaker:
         gamma = annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
         return masks_and_smooth_l0(x, r, torch.tensor(gamma, device=x.device), self.kernels)
 
+    def _means(self, x: Tensor, progress: float) -> Float[Tensor, " C"]:
+        recipe = self.recipe
+        if recipe.minimality == "p_norm":
+            return p_norm_means(x, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
+        return smooth_l0_means(
+            x, annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
+        )
+
     def _merged(
         self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
     ) -> tuple[StepLoss, Tensor]:
@@ -133,23 +144,24 @@ class StepMaker:
         sites = len(self.components.sites)
         r = noise.sources(slice(rows), length, C + sites)
         route = noise.routes(slice(rows), length, sites)
-        mask, means = self._masks(x, r[..., :C], progress)
-        stochastic = recon.divergence(mask, r[..., C:], route).mean()
+        # one reading for all passes: the sigmoid's backward clamps the sum of their gradients
+        g = lower_leaky(x)
+        means = self._means(x, progress)
+        stochastic = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:], route).mean()
         terms = {f"stochastic_{self.readout.term}": stochastic.item()}
         if self.sources is None:
             return StepLoss(stochastic, terms), means
         for _ in range(self.recipe.adversary_extra_climbs):
             leaf = self.sources.leaf()
             r = _over_positions(leaf, length)
-            mask, _unused = self._masks(x.detach(), r[..., :C], progress)
+            mask = g.detach() + (1 - g.detach()) * r[..., :C]
             # one half, as the last climb's gradient comes from the weighted loss
             climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
             (gradient,) = torch.autograd.grad(climbed, leaf)
             self.sources.climb(gradient / self.workers.size)
         leaf = self.sources.leaf()
         r = _over_positions(leaf, length)
-        mask, _unused = self._masks(x, r[..., :C], progress)
-        adversarial = recon.divergence(mask, r[..., C:]).mean()
+        adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()
         terms[f"adversarial_{self.readout.term}"] = adversarial.item()
         return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
 

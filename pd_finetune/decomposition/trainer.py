@@ -19,6 +19,7 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
+from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
@@ -87,6 +88,18 @@ class Trainer:
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What the training will take in each process, by part (an estimate)."""
+        target_bytes = sum(p.numel() * p.element_size() for p in self.target.model.parameters())
+        return memory_bytes(
+            self.components.sites,
+            sum(self.components.sites[name].d_in for name in self.ci_function.inputs),
+            target_bytes,
+            self.config.ci_function,
+            self.config.recipe,
+            self.workers.size,
+        )
 
     def _rows(self) -> tuple[list[int], list[int]]:
         """This process's rows of the global batch: those with persistent sources, and the rest."""

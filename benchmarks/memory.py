@@ -1,0 +1,68 @@
+"""Compare the memory estimate of a decomposition's training with measured peaks.
+
+    python -m benchmarks.memory
+
+Each shape trains for a few steps in a process of its own. Measured is the peak of the resident
+memory less what the process held before the trainer was built (libraries and target).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+SHAPES = {  # recipe, rows, C factor
+    "merged, 16 rows": ("merged", 16, 1),
+    "merged, 32 rows": ("merged", 32, 1),
+    "merged, 16 rows, 4 x C": ("merged", 16, 4),
+    "separate, 16 rows": ("paper", 16, 1),
+}
+STEPS = 3
+
+
+def measure(recipe: str, rows: int, factor: int) -> tuple[float, float]:
+    """(estimated, measured) bytes of one shape, in this process."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    import torch
+
+    from benchmarks.sizes import Variant, config_of
+    from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.targets.load import load_target
+
+    torch.set_num_threads(1)
+    config = config_of("embedded", Variant(recipe), "float32", rows)
+    config = replace(config, sites={name: factor * C for name, C in config.sites.items()})
+    target = load_target("embedded")
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    held = pages * resource.getpagesize()
+
+    def batch_at(step: int) -> torch.Tensor:
+        return torch.randint(4096, (rows, config.recipe.window))
+
+    trainer = Trainer(target, config, batch_at, Path())
+    for _ in range(STEPS):
+        trainer.train_step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
+    parts = trainer.memory_bytes() | {"target": 0}  # that one was there before
+    return sum(parts.values()), peak
+
+
+def main() -> None:
+    if len(sys.argv) == 2:
+        estimated, measured = measure(*SHAPES[sys.argv[1]])
+        print(
+            f"{sys.argv[1]:24s} estimated {estimated / 2**20:6.0f} MiB, "
+            f"measured {measured / 2**20:6.0f} MiB, ratio {measured / estimated:.2f}"
+        )
+        return
+    for name in SHAPES:
+        command = [sys.executable, "-m", "benchmarks.memory", name]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":
+    main()

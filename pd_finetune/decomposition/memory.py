@@ -1,0 +1,71 @@
+"""How much memory a decomposition's training will take, from shapes alone.
+
+A plan, not an allocator: parts that dominate are counted, the rest (libraries, fragmentation, the
+target's own small activations) is not. `benchmarks/memory.py` compares it with measured peaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pd_finetune.decomposition.sites import Site
+from pd_finetune.stage_configs import CIFunctionConfig, RecipeConfig
+
+_FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
+# full-size tensors [tokens, C] alive at once at the peak of a step: pre-sigmoid importances, r,
+# mask, x V, its products, their gradients and scratch space. Fitted to peaks measured on a CPU
+# (benchmarks/memory.py): within a tenth above 1 GiB, a quarter low at the embedded size.
+_ALIVE = {"merged": 17, "separate": 24}
+
+
+def ci_function_parameters(
+    sites: Mapping[str, Site], read_width: int, size: CIFunctionConfig
+) -> int:
+    """Parameters of the causal-importance function that reads `read_width` numbers a token."""
+    C = sum(site.C for site in sites.values())
+    attention = 4 * size.width**2 if size.kind == "transformer" else 0
+    block = attention + 2 * size.width * size.mlp_width + size.mlp_width + size.width
+    return (read_width + 1) * size.width + size.blocks * block + (size.width + 1) * C
+
+
+def memory_bytes(
+    sites: Mapping[str, Site],
+    read_width: int,
+    target_bytes: int,
+    size: CIFunctionConfig,
+    recipe: RecipeConfig,
+    processes: int = 1,
+) -> dict[str, int]:
+    """Bytes per process, by part.
+
+    Args:
+        read_width: summed width of the distinct inputs of the sites.
+        target_bytes: of the target's weights, as loaded.
+        processes: data-parallel workers that share `recipe.rows`.
+    """
+    C = sum(site.C for site in sites.values())
+    VU = sum(site.C * (site.d_in + site.d_out) for site in sites.values())
+    trained = VU + ci_function_parameters(sites, read_width, size)
+    rows = -(-recipe.rows // processes)
+    tokens = rows * recipe.window
+    hostile = 0 if not recipe.adversary else rows if recipe.recon == "separate" else rows // 2
+    positions = recipe.window if recipe.adversary_scope == "position" else 1
+    site_ends = sum(2 * site.d_in + 3 * site.d_out for site in sites.values())
+    trunk = size.blocks * (10 * size.width + 3 * size.mlp_width) + 2 * read_width
+    return {
+        "target": target_bytes,
+        "V, U and causal-importance function": trained * _FLOAT,
+        "gradients and Adam": 3 * trained * _FLOAT,
+        "adversary's sources": 4 * hostile * positions * (C + len(sites)) * _FLOAT,
+        "activations": tokens * (_ALIVE[recipe.recon] * C + site_ends + trunk) * _FLOAT,
+    }
+
+
+def memory_line(parts: Mapping[str, int]) -> str:
+    """One line for people: the sum, then the parts, largest first."""
+    total = sum(parts.values())
+    shown = ", ".join(
+        f"{name} {value / 2**30:.2f}"
+        for name, value in sorted(parts.items(), key=lambda item: -item[1])
+    )
+    return f"memory: about {total / 2**30:.2f} GiB a process beside the libraries ({shown})"

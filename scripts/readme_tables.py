@@ -1,0 +1,131 @@
+"""Put the measured tables into README.md, between their markers, from the files that hold them.
+
+    python scripts/readme_tables.py          # write
+    python scripts/readme_tables.py --check  # exit code 1 where the README says something else
+
+A table stands between `<!-- table: name -->` and `<!-- end -->`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+EMBEDDED = ROOT / "pd_finetune" / "embedded"
+BUDGETS = (4, 16, 64)
+LANGUAGES = ("de", "en", "fr", "es", "it", "code")
+KL_ROWS = {
+    "unmasked": "KL, all masks 1, no Δ",
+    "ci_masked": "KL, masks = causal importance",
+    "rounded": "KL, masks = [importance > 0]",
+    "stochastic": "KL, stochastic masks",
+    "fresh_adversary": "KL, fresh adversary ({steps} sign steps, one source for all tokens)",
+    "random": "KL, random masks",
+    "zero": "KL, all masks 0",
+}
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def target() -> str:
+    """Cross-entropy per language of the embedded target, beside n-gram models."""
+    held_out = json.loads((EMBEDDED / "target" / "training_record.json").read_text())["held_out"]
+    rows = [
+        [name, *(f"{held_out[language][key]:.2f}" for language in LANGUAGES)]
+        for name, key in (
+            ("validation", "validation_ce_nats"),
+            ("test", "test_ce_nats"),
+            ("unigram (test)", "test_unigram_nats"),
+            ("trigram (test)", "test_trigram_nats"),
+        )
+    ]
+    return markdown(["nats per token", *LANGUAGES], rows)
+
+
+def decomposition() -> str:
+    """The evidence in the embedded decomposition's record."""
+    record = json.loads((EMBEDDED / "decomposition" / "decomposition.json").read_text())
+    evidence: dict[str, Any] = record["evidence"]
+    rows = []
+    for name, words in KL_ROWS.items():
+        nats = evidence["kl_nats"][name]
+        text = f"{nats:.4f}" if nats < 0.01 else f"{nats:.2f}"
+        rows.append([words.format(steps=evidence["adversary_steps"]), text])
+    rows += [
+        [
+            "CI-L0 (subcomponents with importance > 0 per token; > 0.1)",
+            f"{evidence['ci_l0']:.0f} ({evidence['ci_l0_above_0.1']:.0f}) "
+            f"of {evidence['subcomponents']:,}",
+        ],
+        ["alive (mean importance > 1e-6)", f"{evidence['alive']:,}"],
+    ]
+    return markdown([f"check, on {evidence['tokens']:,} validation tokens", "value"], rows)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, minus as a minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def result() -> str:
+    """Medians over seeds of the sweep, in nats."""
+    frame = pd.read_csv(ROOT / "results" / "embedded" / "summary.csv")
+    medians = frame.set_index(["arm", "budget", "measure"])["median"]
+    rows = []
+    for arm in frame["arm"].drop_duplicates():
+        for budget in BUDGETS:
+            gap = medians[arm, budget, "to_chance_nats"]
+            damage = [medians[arm, budget, f"damage_{name}_nats"] for name in LANGUAGES[1:]]
+            rows.append(
+                [
+                    arm,
+                    str(budget),
+                    signed(gap).removeprefix("+"),
+                    *(signed(value) for value in damage),
+                ]
+            )
+    return markdown(["arm", "German tokens", "German to chance", *LANGUAGES[1:]], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "target": target,
+    "decomposition": decomposition,
+    "result": result,
+}
+
+
+def filled(readme: str) -> str:
+    """The README's text with every table as the files have it.
+
+    Raises:
+        KeyError: a marker names no table.
+    """
+    pattern = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    return pattern.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], readme)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    options = parser.parse_args()
+    path = ROOT / "README.md"
+    before = path.read_text()
+    after = filled(before)
+    if options.check and after != before:
+        sys.exit("README.md differs from the results: run python scripts/readme_tables.py")
+    if not options.check:
+        path.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
