@@ -116,15 +116,15 @@ class TopSelection(SelectionConfig):
 class LabelSelection(SelectionConfig):
     """The subcomponent whose label names the target language alone; `choose` settles several.
 
-    `choose`: "share" takes the one with the highest share of its CI on the target language
-    among the exclusive ones; "only" refuses unless there is exactly one.
+    `choose`: "effect" takes the one whose inversion hurts the target language most, "share" the
+    one with the highest share of its CI there; "only" refuses unless there is exactly one.
     """
 
     _target_: str = "pd_finetune.selection.rank.select_label"
-    choose: str = "share"
+    choose: str = "effect"
 
     def __post_init__(self) -> None:
-        one_of("selection.choose", self.choose, ("share", "only"))
+        one_of("selection.choose", self.choose, ("effect", "share", "only"))
 
 
 @dataclass
@@ -175,7 +175,7 @@ class MaskConfig(MethodConfig):
     """One trainable scale per selected subcomponent; `start` is the value of each at step 0."""
 
     _target_: str = "pd_finetune.methods.mask.MaskMethod"
-    start: float = 1.0
+    start: float = 0.0
 
 
 @dataclass

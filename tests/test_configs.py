@@ -169,7 +169,7 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("config", ["languages.preserve=[]"], "languages.preserve is empty"),
         ("config", ["selection=keys"], "selection.keys is empty"),
         ("config", ["selection=top16", "selection.count=0"], "selection.count=0"),
-        ("config", ["selection.choose=x"], "possible are share, only"),
+        ("config", ["selection.choose=x"], "possible are effect, share, only"),
         ("config", ["method.lr=0"], "method.lr=0"),
         ("config", ["method=lora_r1", "method.rank=0"], "method.rank=0"),
         ("config", ["evaluation.split=train"], "possible are validation, test"),

@@ -80,7 +80,7 @@ def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
 def test_the_labelled_subcomponent_is_german_on_text_it_was_not_chosen_on(
     target, decomposition, harvest
 ):
-    chosen = select_label(harvest, decomposition, "de", 0, choose="share")
+    chosen = select_label(harvest, decomposition, "de", 0, choose="effect")
     (key,) = chosen.keys
     row = harvest.subcomponents.set_index("key").loc[str(key)]
     assert row["label"].startswith("German text")

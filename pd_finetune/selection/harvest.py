@@ -16,6 +16,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
 from pd_finetune.runtime import autocast
+from pd_finetune.selection.effect import add_effects
 from pd_finetune.selection.labels import LIVE_MEAN_CI, add_labels
 from pd_finetune.selection.statistics import (
     STRONG_FIRING,
@@ -220,6 +221,8 @@ def harvest(
             example_rows.append(example_table(target, group, keys, texts, context_tokens))
     tokens = pd.concat(token_rows, ignore_index=True) if token_rows else pd.DataFrame()
     tokens = tokens.reindex(columns=TOKEN_COLUMNS)
+    subcomponents = add_labels(pd.concat(tables, ignore_index=True), tokens, languages)
+    subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
     config = {
         "languages": list(languages),
         "tokens_per_language": tokens_per_language,
@@ -243,5 +246,4 @@ def harvest(
             "text": {language: source.fingerprint(language) for language in languages},
         },
     }
-    subcomponents = add_labels(pd.concat(tables, ignore_index=True), tokens, languages)
     return Harvest(subcomponents, tokens, pd.concat(example_rows, ignore_index=True), config)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 5  # candidates that an error names
+_CHOICES = ("effect", "share", "only")
 _KEPT = 32  # candidates that a selection keeps, at least
 
 
@@ -139,18 +140,20 @@ def select_label(
 ) -> Selection:
     """The subcomponent whose label names the target language alone.
 
-    Labels of the whole language ("German text") go before those of some of it ("some German text").
-    Of several, `choose="share"` takes the highest share of mean CI on the target language, then the
-    highest mean CI, then the first key.
+    Of several, `choose="effect"` takes the one whose inversion raises the target language's
+    cross-entropy most, on the harvest's text. `choose="share"` takes the highest share of mean CI
+    on the target language, labels of the whole language ("German text") before those of some of it
+    ("some German text"), then the highest mean CI. Ties go to the first key.
 
     Raises:
         UserError: no harvest, no such label, or several with `choose="only"`.
     """
-    if choose not in ("share", "only"):
-        raise UserError(f"selection.choose={choose}: possible are share, only")
+    if choose not in _CHOICES:
+        raise UserError(f"selection.choose={choose}: possible are {', '.join(_CHOICES)}")
     harvest, table = _table(harvest, decomposition, target_language, "label")
     matching = table["exclusive"] & (table["languages"] == target_language)
-    exclusive = _ordered(table[matching], ["general", "share", "target_ci"])
+    by = ["effect_nats"] if choose == "effect" else ["general", "share", "target_ci"]
+    exclusive = _ordered(table[matching], by)
     if exclusive.empty:
         strong = table[table["target_ci"] >= EXCLUSIVE_MEAN_CI]
         near = strong if len(strong) else table[table["target_ci"] > LIVE_MEAN_CI]
@@ -163,12 +166,17 @@ def select_label(
     if choose == "only" and len(exclusive) > 1:
         raise UserError(
             f"selection.choose=only, but {len(exclusive)} subcomponents are labelled as "
-            f"{target_language} alone: {_named(exclusive)}; use selection.choose=share or "
+            f"{target_language} alone: {_named(exclusive)}; use selection.choose=effect or "
             "selection=keys"
         )
+    why = {
+        "effect": f"largest effect of its inversion on {target_language}",
+        "share": f"highest share of mean CI on {target_language}",
+        "only": "the only one",
+    }[choose]
     reason = (
-        f"highest share of mean CI on {target_language} among {len(exclusive)} labelled as "
-        f"{target_language} alone: {exclusive['label'].iloc[0]}"
+        f"{why} among {len(exclusive)} labelled as {target_language} alone: "
+        f"{exclusive['label'].iloc[0]}"
     )
     return _selection(exclusive, 1, reason, harvest, target_language)
 

@@ -16,7 +16,7 @@ from pd_finetune.targets.load import Target
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 _TABLES = ("subcomponents", "tokens", "examples")
 
 
@@ -28,7 +28,8 @@ class Harvest:
         subcomponents: one row each, in the order of `Decomposition.all_keys`: key, site, index,
             mean_ci_<language>, firing_<language> and strong_firing_<language> (fractions of
             tokens), mean_ci (mean over languages), mean_activation, mean_abs_activation, norm,
-            top_language, share, languages (comma-joined), exclusive, label (empty where dead).
+            top_language, share, languages (comma-joined), exclusive, general, label (empty where
+            dead), effect_nats (nan where not exclusive).
         tokens: key, side (in | out), token, token_id, pmi (nats), count, pmi_rank, weight_rank.
         examples: key, rank, language, row, position, before, at, after, ci.
         config: languages, tokens_per_language, thresholds, `hashes` of target, tokenizer,

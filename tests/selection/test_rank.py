@@ -29,7 +29,7 @@ MEANS = [
 ]
 
 
-def made(rows, decomposition) -> Harvest:
+def made(rows, decomposition, effects=None) -> Harvest:
     table = pd.DataFrame(rows, columns=["mean_ci_de", "mean_ci_en", "mean_ci_fr"])
     table.insert(0, "key", [f"{SITE}:{i}" for i in range(len(rows))])
     table.insert(1, "site", SITE)
@@ -42,7 +42,8 @@ def made(rows, decomposition) -> Harvest:
         "hashes": {"decomposition": decomposition.hash},
     }
     tokens = pd.DataFrame(columns=TOKEN_COLUMNS)
-    return Harvest(add_labels(table, tokens, languages), tokens, pd.DataFrame(), config)
+    labelled = add_labels(table, tokens, languages).assign(effect_nats=effects or 0.1)
+    return Harvest(labelled, tokens, pd.DataFrame(), config)
 
 
 @pytest.fixture
@@ -81,6 +82,16 @@ def test_label_takes_the_highest_share_among_exclusive_ones(harvest, decompositi
     assert indices(select_label(harvest, decomposition, "en", 0, choose="only")) == [4]
 
 
+def test_label_takes_the_largest_effect_among_exclusive_ones(decomposition):
+    # 0 and 6 are not German alone, whatever their effect
+    effects = [9.0, 0.2, 0.1, 0.3, 5.0, 0.0, 8.0, 0.4, 7.0]
+    made_with = made(MEANS, decomposition, effects)
+    chosen = select_label(made_with, decomposition, "de", 0, choose="effect")
+    assert indices(chosen) == [1]
+    assert chosen.candidates["key"].tolist() == [f"{SITE}:1", f"{SITE}:2"]
+    assert chosen.reason.startswith("largest effect of its inversion on de among 2")
+
+
 def test_label_of_the_whole_language_goes_before_some_of_it(decomposition):
     rows = [(0.49, 0.0, 0.0), (0.51, 0.04, 0.0)]
     chosen = select_label(made(rows, decomposition), decomposition, "de", 0, choose="share")
@@ -104,7 +115,7 @@ def test_label_refuses(harvest, decomposition):
     with pytest.raises(UserError, match="nearest: none is alive on it"):
         rows = [(0.5, 0.1, 0.0)]
         select_label(made(rows, decomposition), decomposition, "fr", 0, choose="share")
-    with pytest.raises(UserError, match="choose=best: possible are share, only"):
+    with pytest.raises(UserError, match="choose=best: possible are effect, share, only"):
         select_label(harvest, decomposition, "de", 0, choose="best")
 
 
@@ -147,6 +158,7 @@ def test_random_draws_live_ones_that_are_not_the_targets_own(harvest, decomposit
 CALLS = [
     (select_top, {"count": 1, "contrast": "en"}),
     (select_label, {"choose": "share"}),
+    (select_label, {"choose": "effect"}),
     (select_random, {"count": 1}),
 ]
 
