@@ -228,6 +228,7 @@ class DecomposeConfig(StageConfig):
     ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = field(default_factory=QualityConfig)
+    initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
     checkpoint_steps: int = 250
     log_steps: int = 50
     precision: str = "auto"
@@ -238,6 +239,7 @@ class DecomposeConfig(StageConfig):
         super().__post_init__()
         one_of("precision", self.precision, PRECISIONS)
         require_mixture(self.mixture, self.languages.all)
+        one_of("initial", self.initial, ("row_space", "free"))
         if self.toy is not None:
             self.sites = dict(self.toy.sites)
         require(

@@ -36,7 +36,15 @@ VARIANTS = {
     "tms_40_10": ["experiment=toy_tms_40_10"],
     "residual_mlp": ["experiment=toy_residual_mlp"],
 }
-SETTINGS = ("toy", "recipe", "ci_function", "quality", "seed")  # what makes two runs the same
+# what makes two runs the same
+SETTINGS = ("toy", "recipe", "ci_function", "quality", "initial", "seed")
+    "toy",
+    "recipe",
+    "ci_function",
+    "quality",
+    "initial",
+    "seed",
+)  # what makes two runs the same
 MEASURES = {
     "mean_max_cosine": "mean max cosine",
     "mean_max_cosine_start": "the same at the start",

@@ -187,6 +187,7 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("decompose", ["recipe.rows=1"], "recipe.rows=1"),
         ("decompose", ["~sites", "+sites={}"], "sites is empty"),
         ("decompose", ["ci_function.kind=x"], "possible are transformer, mlp"),
+        ("decompose", ["initial=x"], "possible are row_space, free"),
         ("decompose", ["toy=tms_5_2", "toy.model.hidden=5"], "toy.model.hidden=5"),
         ("decompose", ["toy=residual_mlp", "toy.model.embedding=3"], "toy.model.embedding=3"),
         ("decompose", ["toy=tms_5_2", "toy.probability=0"], "toy.probability=0"),

@@ -63,7 +63,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
-        initialise(self.components, model, config.seed)
+        initialise(self.components, model, config.seed, config.initial)
         total = sum(self.ci_function.C)
         sources = None
         if recipe.adversary:
@@ -215,7 +215,9 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         config = asdict(self.config)
         text = "mixture" if self.config.toy is None else "toy"
-        kept = ("sites", "recipe", "ci_function", text, "seed")
+        kept = ["sites", "recipe", "ci_function", text, "seed"]
+        if self.config.initial != "row_space":
+            kept.append("initial")  # so, too, without changing older checkpoints' identity
         if self.config.ci_function.kind == "transformer":
             del config["ci_function"]["kind"]  # as in checkpoints older than the choice
         return {"target": self.target.hash, **{name: config[name] for name in kept}}
