@@ -38,13 +38,6 @@ VARIANTS = {
 }
 # what makes two runs the same
 SETTINGS = ("toy", "recipe", "ci_function", "quality", "initial", "seed")
-    "toy",
-    "recipe",
-    "ci_function",
-    "quality",
-    "initial",
-    "seed",
-)  # what makes two runs the same
 MEASURES = {
     "mean_max_cosine": "mean max cosine",
     "mean_max_cosine_start": "the same at the start",
