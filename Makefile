@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep figures benchmark test check clean
+.PHONY: help setup run sweep figures toys benchmark test check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -28,6 +28,9 @@ sweep: $(STAMP)  ## the write-up's comparison: every method, budget and seed
 
 figures: $(STAMP)  ## figures and tables from the runs there are
 	$(RUN) -m pd_finetune.figures $(ARGS)
+
+toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
+	$(RUN) scripts/toys.py $(ARGS)
 
 benchmark: $(STAMP)  ## time a decomposition step against a plain reference
 	$(RUN) -m benchmarks.decompose $(ARGS)

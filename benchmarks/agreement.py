@@ -83,7 +83,7 @@ def agreement(trainer: Trainer, reference: ReferenceStep | None = None) -> dict[
         trainer: with recipe `paper`.
         reference: `reference_of(trainer)`, where it is needed afterwards.
     """
-    ids = trainer.batch_at(trainer.step).to(trainer.target.model.device)
+    ids = trainer.batch_at(trainer.step).to(trainer.target.device)
     reference = reference or reference_of(trainer)
     draws = same_draws(trainer, ids)
     progress = trainer.step / trainer.config.recipe.steps

@@ -112,7 +112,7 @@ def reference_of(trainer: Trainer) -> ReferenceStep:
     from pd_finetune.decomposition.sites import module_at
 
     model, components, ci = trainer.target.model, trainer.components, trainer.ci_function
-    device, size, sites = model.device, trainer.config.ci_function, components.sites
+    device, size, sites = trainer.target.device, trainer.config.ci_function, components.sites
     sources = trainer.maker.sources
     assert sources is not None and sources.values.ndim == 3, (
         "recipe=paper has a source per position"

@@ -33,11 +33,12 @@ def step_of(
     variant = variant if compiled else replace(variant, compiled=False)
     config = config_of(args.size, variant, args.dtype, args.rows)
     trainer = trainer_of(args.size, config, args.device)
+    model: Any = trainer.target.model  # a language model, whatever else the trainer takes
     facts = {
         "tokens_per_step": config.recipe.rows * config.recipe.window,
         "rows": config.recipe.rows,
         "window_tokens": config.recipe.window,
-        "vocab": trainer.target.model.config.vocab_size,
+        "vocab": model.config.vocab_size,
         "sites": len(trainer.components.sites),
         "C": sum(trainer.ci_function.C),
         "ci_function_parameters": sum(p.numel() for p in trainer.ci_function.parameters()),

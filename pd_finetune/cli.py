@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pd_finetune.cli_messages import one_line, possible
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.experiments import check_experiment, experiment_stages
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -36,11 +37,14 @@ def config_folder() -> Path:
 
 
 def config_options(*groups: str) -> str:
-    """The options of config groups, a line each, for `--help`."""
-    width = max(map(len, groups)) + 2
+    """The options of config groups, a line each, for `--help`; `experiment/<stage>`: its own."""
+    width = max(len(group.partition("/")[0]) for group in groups) + 2
     lines = []
-    for group in groups:
+    for group, _, stage in (group.partition("/") for group in groups):
         names = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        if stage:
+            stages = experiment_stages(config_folder())
+            names = [name for name in names if stages[name] == stage]
         lines.append(f"  {group:<{width}}{', '.join(names)}")
     return "\n".join(lines)
 
@@ -163,6 +167,7 @@ def stage_main(config_name: str, run: Callable[[Any], object]) -> None:
     arguments = get_args_parser().parse_args()
     overrides = list(arguments.overrides)
     try:
+        check_experiment(config_folder(), config_name, overrides)
         if arguments.help:
             _print_help(config_name, overrides)
             return

@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from pd_finetune import config, stage_configs
+from pd_finetune import config, stage_configs, toy_configs
 
 SCHEMAS: dict[str, Any] = {
     # stages
@@ -31,6 +31,9 @@ SCHEMAS: dict[str, Any] = {
     "evaluation": config.EvaluationConfig,
     "logger": config.LoggerConfig,
     "recipe": stage_configs.RecipeConfig,
+    "toy": toy_configs.ToyConfig,
+    "toy_tms": toy_configs.TMSConfig,
+    "toy_residual_mlp": toy_configs.ResidualMLPConfig,
 }
 
 

@@ -1,4 +1,4 @@
-"""Decompose a target's matrices into rank-1 subcomponents: `python -m pd_finetune.decompose`."""
+"""Decompose the matrices of a language model or a toy: `python -m pd_finetune.decompose`."""
 
 from pathlib import Path
 
@@ -31,6 +31,10 @@ def run(config: DecomposeConfig) -> Path:
     device = local_device(device_of(config.device))
     team = workers(device)
     out = make_folder(Path(config.out).expanduser())
+    if config.toy is not None:
+        from pd_finetune.toys.run import decompose_toy
+
+        return decompose_toy(config, device, team, out)
     target = load_target(config.model.folder, device, config.model.dtype)
     source = instantiate(config.languages.source)
     recipe = config.recipe

@@ -9,6 +9,7 @@ from itertools import pairwise
 from omegaconf import MISSING
 
 from pd_finetune.config import DecompositionConfig, LanguagesConfig, ModelConfig, one_of, require
+from pd_finetune.toy_configs import ToyConfig
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -107,14 +108,22 @@ class PretrainConfig(StageConfig):
 
 @dataclass
 class CIFunctionConfig:
-    """Size of the causal-importance transformer (published: 8 blocks of 2048, 16 heads, 8192)."""
+    """Size of the causal-importance function (published: 8 blocks of 2048, 16 heads, 8192).
+
+    kind: `transformer`, or `mlp`: the same blocks without attention (`heads` is not read).
+    """
 
     width: int = 256
     blocks: int = 2
     heads: int = 4
     mlp_width: int = 512
+    kind: str = "transformer"
 
     def __post_init__(self) -> None:
+        one_of("ci_function.kind", self.kind, ("transformer", "mlp"))
+        require(self.width >= 1, f"ci_function.width={self.width} must be at least 1")
+        if self.kind == "mlp":
+            return
         require(
             self.heads >= 1 and self.width >= 1 and self.width % (2 * self.heads) == 0,
             f"ci_function.width={self.width} must be a multiple of 2 * heads (heads={self.heads})",
@@ -206,8 +215,12 @@ class QualityConfig:
 
 @dataclass
 class DecomposeConfig(StageConfig):
-    """Decompose a target's matrices into subcomponents: `python -m pd_finetune.decompose`."""
+    """Decompose a target's matrices into subcomponents: `python -m pd_finetune.decompose`.
 
+    With a `toy`, its `sites` are decomposed, and `model`, `languages` and `mixture` are not read.
+    """
+
+    toy: ToyConfig | None = None
     model: ModelConfig = MISSING
     languages: LanguagesConfig = MISSING
     mixture: dict[str, float] = MISSING
@@ -215,6 +228,7 @@ class DecomposeConfig(StageConfig):
     ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = field(default_factory=QualityConfig)
+    initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
     checkpoint_steps: int = 250
     log_steps: int = 50
     precision: str = "auto"
@@ -225,6 +239,9 @@ class DecomposeConfig(StageConfig):
         super().__post_init__()
         one_of("precision", self.precision, PRECISIONS)
         require_mixture(self.mixture, self.languages.all)
+        one_of("initial", self.initial, ("row_space", "free"))
+        if self.toy is not None:
+            self.sites = dict(self.toy.sites)
         require(
             isinstance(self.sites, dict) and len(self.sites) > 0,
             "sites is empty: name patterns, as in '~sites' '+sites={h.*.mlp.c_fc: 256}'",

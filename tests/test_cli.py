@@ -68,6 +68,11 @@ def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
         (["languages=latin"], "error: languages=latin: possible are embedded, local"),
         (["languages.target=zz"], "error: languages.target=zz: possible are de, en, fr, es, it"),
         (["experiment=foo"], "error: experiment=foo: possible are write_up"),
+        (
+            ["-m", "experiment=write_up,toy_tms_5_2"],
+            "error: experiment=toy_tms_5_2 is of python -m pd_finetune.decompose; "
+            "possible here are write_up",
+        ),
         (["model=hf"], "error: model.folder is missing: give model.folder=..."),
         (["budget=["], "error: cannot read 'budget=['"),
         (["budget=1,2"], "error: Ambiguous value for argument 'budget=1,2'"),

@@ -13,6 +13,7 @@ from pd_finetune import config, stage_configs
 from pd_finetune.cli import checked_config, config_folder, config_options
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
+from pd_finetune.experiments import check_experiment, experiment_stages
 
 ROOTS = {
     "config": config.RunConfig,
@@ -59,7 +60,9 @@ def test_defaults_compose(root: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_composes(group: str, option: str) -> None:
-    root = "decompose" if group == "recipe" else "config"
+    root = "decompose" if group in ("recipe", "toy") else "config"
+    if group == "experiment":
+        root = experiment_stages(config_folder())[option]
     composed(root, f"{group}={option}", *NEEDED.get((group, option), []))
 
 
@@ -108,6 +111,42 @@ def test_write_up_walks_the_budget_grid() -> None:
     assert set(str(params.arm).split(",")) == arms
 
 
+def test_toys_bring_their_sites_and_published_settings() -> None:
+    small, large = (composed("decompose", f"experiment=toy_tms_{n}") for n in ("5_2", "40_10"))
+    assert small.sites == {"down": 20, "up": 20} and large.sites == {"down": 100, "up": 100}
+    for made, minimality, frequency in ((small, 8e-4, 4e-4), (large, 6e-5, 3e-5)):
+        recipe = made.recipe
+        assert (recipe.minimality_coefficient, recipe.frequency_coefficient) == (
+            minimality,
+            frequency,
+        )
+        assert (recipe.lr, recipe.faithfulness_coefficient) == (1e-3, 1.0)
+        assert made.ci_function.kind == "mlp"
+    assert not composed(
+        "decompose", "experiment=toy_tms_5_2", "recipe.adversary=false"
+    ).recipe.adversary
+    assert composed("decompose").toy is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "message"),
+    [
+        (
+            "decompose",
+            "experiment=write_up",
+            "is of python -m pd_finetune.run; possible here are toy",
+        ),
+        ("config", "experiment=toy_tms_5_2", "pd_finetune.decompose; possible here are write_up"),
+        ("decompose", "experiment=toy_tms_5", "did you mean toy_tms_5_2?"),
+    ],
+)
+def test_an_experiment_of_another_stage(stage: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match="^experiment=") as caught:
+        check_experiment(config_folder(), stage, [override])
+    assert message in str(caught.value)
+    check_experiment(config_folder(), "harvest", [override])  # Hydra says that it has no such group
+
+
 @pytest.mark.parametrize("root", ROOTS)
 def test_no_folder_is_named_by_the_clock(root: str) -> None:
     full = hydra.compose(root, return_hydra_config=True)
@@ -147,6 +186,11 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("decompose", ["recipe.adversary_betas=[0.5]"], "give two numbers"),
         ("decompose", ["recipe.rows=1"], "recipe.rows=1"),
         ("decompose", ["~sites", "+sites={}"], "sites is empty"),
+        ("decompose", ["ci_function.kind=x"], "possible are transformer, mlp"),
+        ("decompose", ["initial=x"], "possible are row_space, free"),
+        ("decompose", ["toy=tms_5_2", "toy.model.hidden=5"], "toy.model.hidden=5"),
+        ("decompose", ["toy=residual_mlp", "toy.model.embedding=3"], "toy.model.embedding=3"),
+        ("decompose", ["toy=tms_5_2", "toy.probability=0"], "toy.probability=0"),
         ("quality", ["split=train"], "split=train: possible are validation, test"),
         ("quality", ["adversary.rungs=[20,20]"], "give rising numbers of steps"),
         ("quality", ["adversary.restarts=0"], "adversary.restarts=0"),

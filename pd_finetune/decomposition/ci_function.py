@@ -2,7 +2,8 @@
 
 Each distinct input is RMS-normed by itself, all are concatenated, a bidirectional transformer with
 rotary positions runs over the sequence, and a linear head gives one output per subcomponent
-(VPD, Bushnaq et al. 2026; shapes as in the published checkpoint).
+(VPD, Bushnaq et al. 2026; shapes as in the published checkpoint). For toys, whose positions are
+independent samples, the blocks have no attention: a residual MLP, applied to each position.
 """
 
 from __future__ import annotations
@@ -50,15 +51,19 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
+    """Attention (none for `kind=mlp`), then an MLP, each on the RMS-normed residual stream."""
+
     def __init__(self, size: CIFunctionConfig) -> None:
         super().__init__()
-        self.attn = _Attention(size.width, size.heads)
+        attends = size.kind == "transformer"
+        self.attn = _Attention(size.width, size.heads) if attends else None
         self.mlp = nn.Sequential(
             nn.Linear(size.width, size.mlp_width), nn.GELU(), nn.Linear(size.mlp_width, size.width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(_rms(x))
+        if self.attn is not None:
+            x = x + self.attn(_rms(x))
         return x + self.mlp(_rms(x))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.sites import Site, module_at, weight_at
+from pd_finetune.targets.readout import LogitReadout, Readout
 
 
 @dataclass
@@ -129,12 +130,18 @@ def recorded_inputs(
             handle.remove()
 
 
-def shared_inputs(model: nn.Module, sites: dict[str, Site], ids: Tensor) -> dict[str, str]:
+def shared_inputs(
+    model: nn.Module, sites: dict[str, Site], batch: Tensor, readout: Readout | None = None
+) -> dict[str, str]:
     """For each site, the first site that reads the same tensor (itself where it is the first).
 
     q, k and v of a layer read one tensor; the causal-importance function is fed it once.
+
+    Args:
+        readout: how the model is run; None: as a language model.
     """
+    readout = readout or LogitReadout(model)
     with torch.no_grad(), recorded_inputs(model, sites) as inputs:
-        model(input_ids=ids, use_cache=False)
+        readout.output(batch)
     first: dict[int, str] = {}
     return {name: first.setdefault(id(x), name) for name, x in inputs.items()}

@@ -24,11 +24,38 @@ def fit_to_weight(weight: Tensor, C: int, generator: torch.Generator) -> tuple[T
     return V.to(weight), (V.T @ W.T).to(weight)
 
 
+def fit_freely(weight: Tensor, C: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """V [d_in, C] and U [C, d_out] with (V U)^T = W, neither confined to W's row or column space.
+
+    Where features outnumber dimensions (superposition), the right V or U reads or writes one
+    feature, which lies outside of those spaces. V is a random tight frame of all of the inputs, and
+    U has, beside V^T W^T, a random part that V takes to zero, as large as the rest. It needs C of
+    at least d_in; below, this is `fit_to_weight`.
+    """
+    d_out, d_in = weight.shape
+    if d_in > C:
+        return fit_to_weight(weight, C, generator)
+    W = weight.detach().double().cpu()
+    noise = torch.randn(C, d_in, generator=generator, dtype=torch.float64)
+    V = torch.linalg.qr(noise)[0].T
+    U = V.T @ W.T
+    free = torch.randn(C, d_out, generator=generator, dtype=torch.float64)
+    free = free - V.T @ (V @ free)
+    if free.norm() > 1e-6:
+        U = U + free * (U.norm() / free.norm())
+    return V.to(weight), U.to(weight)
+
+
+INITIAL = {"row_space": fit_to_weight, "free": fit_freely}
+
+
 @torch.no_grad()
-def initialise(components: Subcomponents, model: nn.Module, seed: int) -> None:
-    """Fit every site's V and U to the model's weights."""
+def initialise(
+    components: Subcomponents, model: nn.Module, seed: int, initial: str = "row_space"
+) -> None:
+    """Fit every site's V and U to the model's weights, in one of the `INITIAL` ways."""
     generator = torch.Generator().manual_seed(seed)
     for name, site in components.sites.items():
-        V, U = fit_to_weight(weight_at(model, site).float(), site.C, generator)
+        V, U = INITIAL[initial](weight_at(model, site).float(), site.C, generator)
         components.V(name).copy_(V)
         components.U(name).copy_(U)

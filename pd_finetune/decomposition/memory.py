@@ -21,9 +21,10 @@ _ALIVE = {"merged": 17, "separate": 24}
 def ci_function_parameters(
     sites: Mapping[str, Site], read_width: int, size: CIFunctionConfig
 ) -> int:
-    """Parameters of the causal-importance transformer that reads `read_width` numbers a token."""
+    """Parameters of the causal-importance function that reads `read_width` numbers a token."""
     C = sum(site.C for site in sites.values())
-    block = 4 * size.width**2 + 2 * size.width * size.mlp_width + size.mlp_width + size.width
+    attention = 4 * size.width**2 if size.kind == "transformer" else 0
+    block = attention + 2 * size.width * size.mlp_width + size.mlp_width + size.width
     return (read_width + 1) * size.width + size.blocks * block + (size.width + 1) * C
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.decomposition.ci_function import CIFunction
@@ -19,14 +18,14 @@ from pd_finetune.decomposition.evidence.maskings import (
 )
 from pd_finetune.decomposition.losses import faithfulness
 from pd_finetune.stage_configs import QualityConfig
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.readout import Decomposable
 
 
 def evidence(
-    target: Target,
+    target: Decomposable,
     components: Subcomponents,
     ci_function: CIFunction,
-    ids: Int[Tensor, "rows pos"],
+    ids: Tensor,
     settings: QualityConfig,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -34,11 +33,12 @@ def evidence(
 
     The short form that a training ends with; `pd_finetune.quality` makes the long one. Delta is
     dropped in all rows but the stochastic and the adversarial ones, as in the published
-    evaluation. `ids` holds up to a few thousand tokens: all are run in one batch.
+    evaluation. `ids` holds up to a few thousand tokens: all are run in one batch. Of a toy, `ids`
+    are its inputs, tokens are samples, and `mse` stands in place of `kl_nats`.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = held_out_batches(target, components, ci_function, ids, len(ids))
-    kl = {
+    divergence = {
         name: masked_divergence(batches, masking, ci_function.order, generator).mean().item()
         for name, masking in MASKINGS.items()
     }
@@ -48,9 +48,9 @@ def evidence(
         faithful = faithfulness(components, target.model).item()
     sites = {name: site_counts(ci.flatten(0, 1)) for name, ci in batches[0].ci.items()}
     return {
-        "tokens": ids.numel(),
+        "tokens": batches[0].tokens,
         "adversary_steps": settings.adversary_steps,
-        "kl_nats": {**kl, "fresh_adversary": trace[-1]},
+        target.readout.term: {**divergence, "fresh_adversary": trace[-1]},
         "faithfulness_relative": faithful,
         **total_counts(sites),
         "sites": sites,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
-from pd_finetune.decomposition.divergence import divergence_from_clean
 from pd_finetune.runtime import autocast
-from pd_finetune.targets.head import has_linear_head
+from pd_finetune.targets.readout import LogitReadout, Readout
 
 
 class Reconstruction:
@@ -23,8 +19,9 @@ class Reconstruction:
         model: the frozen target.
         components: V and U of its sites.
         ci_function: gives site order and which inputs to record.
-        ids: the batch.
+        batch: token ids [rows, pos], or a toy's inputs [rows, pos, features].
         precision: see `runtime.autocast`.
+        readout: how the model is run and compared; None: as a language model, by KL.
     """
 
     def __init__(
@@ -32,28 +29,30 @@ class Reconstruction:
         model: nn.Module,
         components: Subcomponents,
         ci_function: CIFunction,
-        ids: Int[Tensor, "rows pos"],
+        batch: Tensor,
         precision: str = "float32",
+        readout: Readout | None = None,
     ) -> None:
         self.model, self.components, self.ci_function = model, components, ci_function
-        self.ids, self.precision = ids, precision
-        self._linear_head = has_linear_head(model)
+        self.batch, self.precision = batch, precision
+        self.readout = readout or LogitReadout(model)
         wanted = set(ci_function.inputs)
         with torch.no_grad(), recorded_inputs(model, components.sites, wanted) as inputs:
             self.clean = self._output()
         self.inputs: dict[str, Tensor] = inputs
 
+    @property
+    def positions(self) -> int:
+        """Rows times positions: the tokens of the batch, or a toy's samples."""
+        return self.batch.shape[0] * self.batch.shape[1]
+
     def _output(self) -> Float[Tensor, "rows pos any"]:
-        """Last hidden states where the head is linear, else logits."""
-        run: Any = self.model.base_model if self._linear_head else self.model
-        with autocast(self.ids.device, self.precision):
-            output = run(input_ids=self.ids, use_cache=False)
-        result: Tensor = output.last_hidden_state if self._linear_head else output.logits
-        return result
+        with autocast(self.batch.device, self.precision):
+            return self.readout.output(self.batch)
 
     def pre_sigmoid(self) -> Float[Tensor, "rows pos C"]:
         """Causal-importance outputs of all sites, before the sigmoids, in float32."""
-        with autocast(self.ids.device, self.precision):
+        with autocast(self.batch.device, self.precision):
             return self.ci_function(self.inputs).float()
 
     def divergence(
@@ -62,7 +61,9 @@ class Reconstruction:
         delta: Float[Tensor, "rows pos sites"] | None = None,
         route: Bool[Tensor, "rows pos sites"] | None = None,
     ) -> Float[Tensor, "rows pos"]:
-        """KL(clean || masked) in nats per position, all sites replaced in one forward.
+        """Divergence from the clean output per position, all sites replaced in one forward.
+
+        KL(clean || masked) in nats, or what else the readout compares by.
 
         Args:
             mask: masks of all subcomponents, sites concatenated in sorted order.
@@ -80,11 +81,7 @@ class Reconstruction:
         return self.divergence_under(masks)
 
     def divergence_under(self, masks: dict[str, SiteMask]) -> Float[Tensor, "rows pos"]:
-        """KL(clean || masked) in nats per position, the named sites replaced in one forward."""
+        """As above, the named sites replaced in one forward, each in its own way."""
         with self.components.masked(self.model, masks):
             masked = self._output()
-        if self._linear_head:
-            head = self.model.get_output_embeddings()  # type: ignore[operator]
-            return divergence_from_clean(masked, self.clean, head)
-        log_p, log_q = self.clean.float().log_softmax(-1), masked.float().log_softmax(-1)
-        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        return self.readout.divergence(masked, self.clean)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
@@ -26,6 +26,7 @@ from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
+from pd_finetune.targets.readout import Readout
 
 
 def annealed(start: float, end: float, progress: float, fraction: float) -> float:
@@ -47,6 +48,7 @@ class StepMaker:
     """Makes the loss of a step from a batch; holds what all steps share."""
 
     model: nn.Module
+    readout: Readout
     components: Subcomponents
     ci_function: CIFunction
     sources: PersistentSources | None
@@ -56,14 +58,16 @@ class StepMaker:
     precision: str
     workers: Workers = field(default_factory=Workers)
 
-    def loss(self, ids: Int[Tensor, "rows pos"], step: int, noise: RowNoise) -> StepLoss:
+    def loss(self, batch: Tensor, step: int, noise: RowNoise) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of this process's rows.
 
         Averaged over the workers, its value and its gradients are those of the global batch.
         """
         recipe = self.recipe
         progress = step / recipe.steps
-        recon = Reconstruction(self.model, self.components, self.ci_function, ids, self.precision)
+        recon = Reconstruction(
+            self.model, self.components, self.ci_function, batch, self.precision, self.readout
+        )
         x = recon.pre_sigmoid()
         form = self._merged if recipe.recon == "merged" else self._separate
         result, own = form(recon, x, progress, noise)
@@ -75,7 +79,7 @@ class StepMaker:
             frequency = recipe.frequency_coefficient * self.frequency(means)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, ids.numel() * self.workers.size, recipe.beta
+                means, recon.positions * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
         result.total = result.total + minimality + frequency
@@ -88,7 +92,7 @@ class StepMaker:
             result.terms["faithfulness"] = term.item()
         result.terms["minimality"] = minimality.item()
         result.terms["frequency"] = frequency.item()
-        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / ids.numel()
+        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / recon.positions
         return result
 
     def _masks(
@@ -125,11 +129,12 @@ class StepMaker:
             r = torch.cat([_over_positions(leaf, length), r])
             route = torch.cat([torch.ones_like(route), route])
         mask, means = self._masks(x, r[..., :C], progress)
-        kl = recon.divergence(mask, r[..., C:], route)
-        terms = {"stochastic_kl_nats": kl[hostile:].mean().item()}
+        divergence = recon.divergence(mask, r[..., C:], route)
+        name = self.readout.term
+        terms = {f"stochastic_{name}": divergence[hostile:].mean().item()}
         if hostile:
-            terms["adversarial_kl_nats"] = kl[:hostile].mean().item()
-        return StepLoss(kl.mean(), terms, leaf), means
+            terms[f"adversarial_{name}"] = divergence[:hostile].mean().item()
+        return StepLoss(divergence.mean(), terms, leaf), means
 
     def _separate(
         self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
@@ -143,7 +148,7 @@ class StepMaker:
         g = lower_leaky(x)
         means = self._means(x, progress)
         stochastic = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:], route).mean()
-        terms = {"stochastic_kl_nats": stochastic.item()}
+        terms = {f"stochastic_{self.readout.term}": stochastic.item()}
         if self.sources is None:
             return StepLoss(stochastic, terms), means
         for _ in range(self.recipe.adversary_extra_climbs):
@@ -157,7 +162,7 @@ class StepMaker:
         leaf = self.sources.leaf()
         r = _over_positions(leaf, length)
         adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()
-        terms["adversarial_kl_nats"] = adversarial.item()
+        terms[f"adversarial_{self.readout.term}"] = adversarial.item()
         return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
 
 

@@ -17,7 +17,7 @@ from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256, make_folder, replacing, write_json
 from pd_finetune.stage_configs import CIFunctionConfig
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.readout import Decomposable
 
 EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
@@ -42,7 +42,7 @@ def save_decomposition(
     reads: dict[str, str],
     size: CIFunctionConfig,
     window: int,
-    target: Target,
+    target: Decomposable,
     record: dict[str, Any],
 ) -> None:
     """Write V, U and the CI function, then the record that describes them (last: it completes)."""
@@ -73,7 +73,7 @@ def save_decomposition(
     )
 
 
-def load_decomposition(folder: str, target: Target) -> Decomposition:
+def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
     """Read a stored decomposition and check that it is of this target.
 
     Raises:
@@ -116,7 +116,7 @@ def load_decomposition(folder: str, target: Target) -> Decomposition:
     ci_function.load_state_dict(
         {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
     )
-    device = target.model.device
+    device = target.device
     components.requires_grad_(False).to(device)
     ci_function.requires_grad_(False).to(device)
     return Decomposition(components, ci_function, window, weights_hash, record)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,9 +28,10 @@ from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
 from pd_finetune.stage_configs import DecomposeConfig
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.readout import Decomposable
 
-BatchAt = Callable[[int], Int[Tensor, "rows window"]]
+# token ids [rows, window], or the inputs of a toy [rows, window, features]
+BatchAt = Callable[[int], Tensor]
 
 
 @dataclass
@@ -38,14 +39,14 @@ class Trainer:
     """Everything a decomposition's training carries from step to step.
 
     Args:
-        target: the frozen model.
+        target: the frozen model: a language model or a toy.
         config: sites, recipe, sizes, seed.
         batch_at: the batch of a step, a function of the step alone (so that a resume repeats it).
         folder: where `checkpoint.pt` and `metrics.jsonl` go.
         workers: the processes that share each batch.
     """
 
-    target: Target
+    target: Decomposable
     config: DecomposeConfig
     batch_at: BatchAt
     folder: Path
@@ -56,13 +57,13 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, recipe = self.config, self.config.recipe
-        model, device = self.target.model, self.target.model.device
+        model, device, readout = self.target.model, self.target.device, self.target.readout
         sites = find_sites(model, config.sites)
-        self.reads = shared_inputs(model, sites, torch.zeros(1, 2, dtype=torch.long, device=device))
+        self.reads = shared_inputs(model, sites, readout.example(), readout)
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
-        initialise(self.components, model, config.seed)
+        initialise(self.components, model, config.seed, config.initial)
         total = sum(self.ci_function.C)
         sources = None
         if recipe.adversary:
@@ -73,6 +74,7 @@ class Trainer:
             )
         self.maker = StepMaker(
             model=model,
+            readout=readout,
             components=self.components,
             ci_function=self.ci_function,
             sources=sources,
@@ -120,7 +122,7 @@ class Trainer:
 
     def _noise(self, step: int) -> RowNoise:
         hostile, others = self._rows()
-        device = self.target.model.device
+        device = self.target.device
         return RowNoise(self.config.seed, step + 1, hostile + others, device)
 
     def lr_at(self, step: int) -> float:
@@ -134,8 +136,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         noise = self._noise(self.step)
-        ids = self.batch_at(self.step)[noise.rows].to(self.target.model.device)
-        result = self.maker.loss(ids, self.step, noise)
+        batch = self.batch_at(self.step)[noise.rows].to(self.target.device)
+        result = self.maker.loss(batch, self.step, noise)
         values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
         names = [*result.terms, "loss"]
         means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
@@ -192,12 +194,14 @@ class Trainer:
                 elapsed = time.monotonic() - started
                 speed = (self.step - first) * tokens / elapsed
                 self.history.append({"step": self.step, "tokens_per_second": speed, **means})
-                bar.set_postfix(
-                    kl=f"{means['stochastic_kl_nats']:.3f}",
-                    adversary=f"{means.get('adversarial_kl_nats', float('nan')):.3f}",
-                    l0=f"{means['ci_l0']:.0f}",
-                    tokens_s=f"{speed:.0f}",
-                )
+                term = self.maker.readout.term
+                shown = {
+                    term.split("_")[0]: f"{means[f'stochastic_{term}']:.3g}",
+                    "adversary": f"{means.get(f'adversarial_{term}', float('nan')):.3g}",
+                    "l0": f"{means['ci_l0']:.3g}",
+                    "tokens_s": f"{speed:.0f}",
+                }
+                bar.set_postfix(shown)
                 window = []
             if self.step % self.config.checkpoint_steps == 0 or self.step == steps:
                 self.seconds = before + time.monotonic() - started
@@ -210,7 +214,12 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         config = asdict(self.config)
-        kept = ("sites", "recipe", "ci_function", "mixture", "seed")
+        text = "mixture" if self.config.toy is None else "toy"
+        kept = ["sites", "recipe", "ci_function", text, "seed"]
+        if self.config.initial != "row_space":
+            kept.append("initial")  # so, too, without changing older checkpoints' identity
+        if self.config.ci_function.kind == "transformer":
+            del config["ci_function"]["kind"]  # as in checkpoints older than the choice
         return {"target": self.target.hash, **{name: config[name] for name in kept}}
 
     def save(self, path: Path) -> None:
@@ -255,7 +264,7 @@ class Trainer:
             UserError: the file is broken, or is of another target or configuration.
         """
         try:
-            state = torch.load(path, map_location=self.target.model.device, weights_only=True)
+            state = torch.load(path, map_location=self.target.device, weights_only=True)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pd_finetune.errors import UserError
+from pd_finetune.targets.readout import LogitReadout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +39,15 @@ class Target:
     def chance_nats(self) -> float:
         """Cross-entropy of the uniform distribution over the vocabulary: ln(vocab)."""
         return math.log(self.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def readout(self) -> LogitReadout:
+        """Its logits, compared by KL."""
+        return LogitReadout(self.model)
 
     @cached_property
     def context(self) -> int:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pd_finetune.decomposition.components import Subcomponents
-from pd_finetune.decomposition.initialise import fit_to_weight, initialise
+from pd_finetune.decomposition.initialise import fit_freely, fit_to_weight, initialise
 from pd_finetune.decomposition.sites import weight_at
 from tests.decomposition import parts
 from tests.methods import tiny
@@ -91,3 +91,15 @@ def test_all_sites_of_a_model_and_the_seed() -> None:
         torch.testing.assert_close((V @ U).T, W, atol=1e-5, rtol=0)
         assert torch.equal(V, made[1].V(name))
         assert not torch.allclose(V, made[2].V(name), atol=1e-2)
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "C"), [(5, 2, 20), (2, 5, 20), (6, 6, 6), (8, 3, 4)])
+def test_a_free_fit_is_exact_and_leaves_the_spaces_of_W(d_in: int, d_out: int, C: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(d_out, d_in, generator=generator)
+    V, U = fit_freely(W, C, generator)
+    torch.testing.assert_close((V @ U).T, W, atol=1e-5, rtol=1e-4)
+    if d_in <= C:
+        assert torch.linalg.matrix_rank(V) == d_in
+    if d_in < C:
+        assert torch.linalg.matrix_rank(U) == d_out  # W's columns alone may span less

@@ -51,7 +51,7 @@ def climb(
         bar: advanced by one at each step.
     """
     names = list(start)
-    device = batches[0].recon.ids.device
+    device = batches[0].recon.batch.device
     values = [start[name].to(device) for name in names]
     total = sum(batch.tokens for batch in batches)
     trace = []

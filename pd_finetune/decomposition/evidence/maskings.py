@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sigmoids import lower_leaky
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.readout import Decomposable
 
 Masking = Callable[[Tensor, torch.Generator], SiteMask]
 
@@ -49,21 +49,21 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        return self.recon.ids.numel()
+        return self.recon.positions
 
 
 @torch.no_grad()
 def held_out_batches(
-    target: Target,
+    target: Decomposable,
     components: Subcomponents,
     ci_function: CIFunction,
-    ids: Int[Tensor, "rows pos"],
+    ids: Tensor,
     rows: int,
 ) -> list[Batch]:
     """Clean forwards of all windows, at most `rows` at a time, in float32."""
     made = []
     for part in ids.split(rows):
-        recon = Reconstruction(target.model, components, ci_function, part)
+        recon = Reconstruction(target.model, components, ci_function, part, readout=target.readout)
         made.append(Batch(recon, ci_function.split(lower_leaky(recon.pre_sigmoid()))))
     return made
 
