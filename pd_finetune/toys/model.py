@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import ClassVar
 
@@ -14,34 +15,36 @@ from pd_finetune.targets.load import weights_hash
 from pd_finetune.toys.truth import SiteTruth
 
 
-class ToyModel(nn.Module):
+class ToyModel(nn.Module, ABC):
     """A small model of `features` inputs and as many outputs, its matrices `nn.Linear`s."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
 
+    @abstractmethod
     def forward(self, x: Float[Tensor, "rows pos features"]) -> Float[Tensor, "rows pos features"]:
-        raise NotImplementedError
+        """The outputs that it gives."""
 
+    @abstractmethod
     def wanted(self, x: Float[Tensor, "rows pos features"]) -> Float[Tensor, "rows pos features"]:
         """The outputs that it is trained to give."""
-        raise NotImplementedError
 
     def constrained(self) -> dict[str, Tensor]:
         """Weights as functions of others (tied, projected), by name; used while training."""
         return {}
 
+    @abstractmethod
     def truth(self) -> dict[str, SiteTruth]:
         """Per site, the right decomposition of the trained weights."""
-        raise NotImplementedError
 
 
 class MSEReadout:
     """Toys: squared error between masked and clean output, *mean* over outputs, per sample.
 
-    The published coefficients of toys are for this mean: with more outputs each feature weighs
-    less, and so do the minimality coefficients (8e-4 at 5 features, 6e-5 at 40).
+    Assumed, not checked against a source: that the published coefficients of toys go with a mean.
+    Their sizes speak for it: with more outputs each feature weighs less, and so do the minimality
+    coefficients (8e-4 at 5 features, 6e-5 at 40).
     """
 
     term: ClassVar[str] = "mse"
