@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pd_finetune.results.summary import costs, damage_languages, tokens_to_target
+from pd_finetune.results.reached import tokens_to_target
+from pd_finetune.results.summary import costs, damage_languages
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 
 
