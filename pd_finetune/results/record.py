@@ -164,10 +164,10 @@ def _check_numbers(record: RunRecord, path: Path) -> None:
         raise UserError(f"'{path}' lacks losses of {target} or of what is protected: it is damaged")
 
 
-def read_records(
+def read_runs(
     root: Path, on_broken: Callable[[UserError], object] | None = None
-) -> list[RunRecord]:
-    """All records of finished runs below a folder of run directories, by directory name.
+) -> dict[Path, RunRecord]:
+    """Run directory and record of all finished runs below a folder, by directory name.
 
     Args:
         on_broken: called with what is wrong with a file that is no record, which is then left out.
@@ -175,15 +175,22 @@ def read_records(
     Raises:
         UserError: a file is no result record, and there is no `on_broken`.
     """
-    records = []
+    found = {}
     for path in sorted(root.glob("*/result.json")):
         try:
             record = RunRecord.read(path)
             if record.finished:
                 _check_numbers(record, path)
-                records.append(record)
+                found[path.parent] = record
         except UserError as error:
             if on_broken is None:
                 raise
             on_broken(error)
-    return records
+    return found
+
+
+def read_records(
+    root: Path, on_broken: Callable[[UserError], object] | None = None
+) -> list[RunRecord]:
+    """The records of `read_runs` alone."""
+    return list(read_runs(root, on_broken).values())
