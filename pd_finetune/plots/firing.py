@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize
 from pd_finetune.plots import style
 from pd_finetune.results.firing import languages_of
 
-_COLOURS = "cividis_r"
-_WIDEST_TOKENS = 44  # letters of a column of tokens
+_COLOURS = "Blues"
+_WIDEST_TOKENS = 36  # letters of a column of tokens
 
 
 def _heat(axes: Axes, values: pd.DataFrame, languages: list[str], title: str) -> None:
@@ -45,8 +45,8 @@ def draw(numbers: pd.DataFrame) -> style.Drawing | None:
         return None
     languages = languages_of(numbers)
     width = 0.34 * len(languages)
-    size = (2.6 + 2 * width + 4.6, 1.5 + 0.24 * len(numbers))
-    ratios = {"width_ratios": [width, width, 2.4, 2.2]}
+    size = (2.6 + 2 * width + 3.8, 1.5 + 0.24 * len(numbers))
+    ratios = {"width_ratios": [width, width, 1.9, 1.9]}
     subtitle = (
         "from the harvest, before any edit; firing: causal importance above 0; tokens: those of "
         "most weight where it fires, and what the model predicts there"

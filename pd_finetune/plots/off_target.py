@@ -40,9 +40,7 @@ def table(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None)
             kept = part[["arm", "budget", "seeds", "mean", "mean_low", "mean_high"]]
             gap = float(gaps.loc[(arm, own)])
             parts.append(
-                kept.assign(
-                    language=language, to_chance_nats=gap, at_chance=gap <= AT_CHANCE_NATS
-                )
+                kept.assign(language=language, to_chance_nats=gap, at_chance=gap <= AT_CHANCE_NATS)
             )
     return pd.concat(parts, ignore_index=True)
 

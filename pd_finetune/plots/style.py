@@ -167,9 +167,7 @@ def grid(
         # empty lines keep room for the subtitle
         figure.suptitle(f"{title}" + "\n" * lines, x=0.01, ha="left", fontsize=11, weight="bold")
         below = 1 - 0.33 / size[1]
-        figure.text(
-            0.01, below, subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False
-        )
+        figure.text(0.01, below, subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False)
         yield figure, [list(row) for row in axes]
 
 
@@ -293,9 +291,7 @@ def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> No
     """`bands`, each named at its right end."""
     bands(axes, summary, styles)
     last = summary.groupby("arm").last()
-    ends = {
-        arm: (float(last.loc[arm, "budget"]), float(last.loc[arm, "median"])) for arm in styles
-    }
+    ends = {arm: (float(last.loc[arm, "budget"]), float(last.loc[arm, "median"])) for arm in styles}
     label_ends(axes, ends, styles)
 
 

@@ -72,6 +72,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "chance_nats": record.chance_nats,
         "base_target_ce_nats": record.base.ce_nats[record.target_language],
         "evaluation_split": config.get("evaluation", {}).get("split"),
+        "model": config.get("model", {}).get("folder"),
         "decomposition": config.get("decomposition", {}).get("folder"),
         "decomposition_hash": record.hashes.decomposition,
         "config_hash": record.config_hash,
@@ -82,7 +83,7 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row a finished run, by arm, budget and seed; the same run done twice counts once.
 
     `protected_damage_nats` is the largest damage over the protected languages (English by default),
-    `off_target_damage_nats` the mean over the other languages but the target (code is none of them).
+    `off_target_damage_nats` the mean over the languages that are neither (code is no language).
 
     Raises:
         UserError: see `check_comparable`.
