@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep figures toys benchmark test check clean
+.PHONY: help setup run sweep rollouts figures toys benchmark test check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -26,8 +26,11 @@ run: $(STAMP)  ## one fine-tune on the embedded model (ARGS="budget=16 seed=1")
 sweep: $(STAMP)  ## the write-up's comparison: every method, budget and seed
 	$(RUN) -m pd_finetune.run -m experiment=write_up $(ARGS)
 
-figures: $(STAMP)  ## figures and tables from the runs there are
+figures: $(STAMP)  ## figures, tables and the page of results from the runs there are
 	$(RUN) -m pd_finetune.figures $(ARGS)
+
+rollouts: $(STAMP)  ## continuations of fixed prompts, before and after each arm's edits
+	$(RUN) -m pd_finetune.rollouts $(ARGS)
 
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
 	$(RUN) scripts/toys.py $(ARGS)

@@ -90,8 +90,8 @@ def _top(findings: Findings) -> str:
         "![Distance to chance against budget](to_chance.png)\n\n"
         f"{markdown(headline_table(frame, findings.summary))}\n"
         "Medians over seeds with 95 % bootstrap intervals, in nats per token. Tokens to target: "
-        f"the smallest budget at which the median gap to chance is at most {AT_CHANCE_NATS} and the "
-        f"median damage to {protected} below {DAMAGE_NATS:.2f}. The other columns are at `budget`, "
+        f"the smallest budget at which the median gap to chance is at most {AT_CHANCE_NATS} and "
+        f"the median damage to {protected} below {DAMAGE_NATS:.2f}. Other columns are at `budget`, "
         "where the arm is first at chance, or (*) never is: its best. Every arm at every budget: "
         "[table.md](table.md).\n"
     )

@@ -17,7 +17,7 @@ from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TO
 from pd_finetune.results.intervals import Estimate, by_seed, estimate, paired
 from pd_finetune.results.reached import comparison_budgets, tokens_to_target
 from pd_finetune.results.rollouts import UNEDITED, shares
-from pd_finetune.results.table import DAMAGE_NATS
+from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.results.verdicts import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -100,10 +100,12 @@ def c1(evidence: Evidence) -> list[Part]:
     what = f"distance to chance, {TOP_16} minus {LORA_R1}, at {largest:,} tokens"
     arms = [evidence.over(arm, "to_chance_nats", [largest], True) for arm in (TOP_16, LORA_R1)]
     found = paired(*arms)
-    rule = f"interval not below 0 (LoRA has caught up), at a budget of {SMALL_BELOW} or more"
+    rule = (
+        f"median of −{AT_CHANCE_NATS} or more (LoRA has caught up), at {SMALL_BELOW} tokens or more"
+    )
     if largest < SMALL_BELOW or found is None or np.isnan(found.low):
         return [*parts, Part("C1", what, rule, NOT_TESTABLE)]
-    verdict = NOT_REPRODUCED if found.below_zero else REPRODUCED
+    verdict = REPRODUCED if found.value >= -AT_CHANCE_NATS else NOT_REPRODUCED
     return [*parts, Part("C1", what, rule, verdict, found.value, found.low, found.high)]
 
 

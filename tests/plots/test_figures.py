@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from pd_finetune.errors import UserError
 from pd_finetune.figures import run
 from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
-from pd_finetune.results.record import RunRecord
 from pd_finetune.results.arms import ARMS
+from pd_finetune.results.record import RunRecord
 from pd_finetune.results.summary import runs_frame, summarise
 from pd_finetune.stage_configs import FiguresConfig
 from tests.plots import synthetic
