@@ -16,7 +16,7 @@ _LEAST, _DECADES_BEYOND = 1.0, 1.5
 
 
 def _tokens(count: int) -> str:
-    return f"{count:,} token{'s' * (count > 1)}"
+    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 def _cases(frame: pd.DataFrame, table: pd.DataFrame) -> list[dict[str, object]]:

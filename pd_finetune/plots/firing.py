@@ -48,8 +48,8 @@ def draw(numbers: pd.DataFrame) -> style.Drawing | None:
     size = (2.6 + 2 * width + 3.8, 1.5 + 0.24 * len(numbers))
     ratios = {"width_ratios": [width, width, 1.9, 1.9]}
     subtitle = (
-        "from the harvest, before any edit; firing: causal importance above 0; tokens: those of "
-        "most weight where it fires, and what the model predicts there"
+        "from the harvest, before any edit; firing: causal importance above 0; tokens: "
+        "those of most weight"
     )
     title = "What the selected subcomponents fire on"
     options = {"sharey": True, "gridspec_kw": ratios}
@@ -60,7 +60,7 @@ def draw(numbers: pd.DataFrame) -> style.Drawing | None:
         ):
             _heat(panel, numbers[[f"{what}_{code}" for code in languages]], languages, name)
         _tokens(axes[2], numbers["tokens_in"], "fires on")
-        _tokens(axes[3], numbers["tokens_out"], "where the model predicts")
+        _tokens(axes[3], numbers["tokens_out"], "and the model predicts there")
         first = numbers["place"] == 1
         names = [
             f"{arm}:  {key}" if start else key

@@ -48,8 +48,9 @@ def table(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None)
 def _label(row: pd.Series, best: bool) -> str:
     """Arm, budget, and how far from chance it is where it is not there."""
     tokens, gap = int(row["budget"]), float(row["to_chance_nats"])
+    plural = "" if tokens == 1 else "s"
     missed = f", {gap:.2f} nats short" + (" at best" if best else "")
-    return f"{row['arm']}, {tokens:,} token{'s' * (tokens > 1)}{'' if row['at_chance'] else missed}"
+    return f"{row['arm']}, {tokens:,} token{plural}{'' if row['at_chance'] else missed}"
 
 
 def draw(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None) -> style.Drawing:

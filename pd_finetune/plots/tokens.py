@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pd_finetune.plots import style
-from pd_finetune.results.reached import tokens_to_target
+from pd_finetune.results.reached import tokens_text, tokens_to_target
 
 _CRITERIA = (("at_chance_tokens", -0.17, False), ("target_tokens", 0.17, True))
 
@@ -28,9 +28,8 @@ def _mark(axes: Axes, row: pd.Series, name: str, y: float, look: style.Look, ful
         end_of_line = max(x, high)
     marker = ">" if censored else look.marker
     axes.plot(x, y, marker=marker, markersize=8, color=look.colour, markerfacecolor=face, zorder=3)
-    text = f"> {largest:,}" if censored else f"{x:,}"
     axes.annotate(
-        text,
+        tokens_text(row, name),
         (end_of_line, y),
         (8, 0),
         textcoords="offset points",
@@ -52,7 +51,7 @@ def draw(frame: pd.DataFrame) -> style.Drawing:
     with style.grid("Tokens to target", subtitle, 1, 1, size) as (figure, [[axes]]):
         budgets = sorted(int(value) for value in frame["budget"].unique())
         style.budget_axis(axes, budgets, style.target_name(frame))
-        axes.set_xlim(budgets[0] / 1.35, budgets[-1] * 3.6)
+        axes.set_xlim(budgets[0] / 1.35, budgets[-1] * 5.0)
         for place, (arm, look) in enumerate(styles.items()):
             row = numbers[numbers["arm"] == arm].iloc[0]
             for name, shift, full in _CRITERIA:

@@ -71,7 +71,7 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
                 if row == len(budgets) - 1:
                     panel.set_xlabel("learning rate")
                 if column == 0:
-                    panel.set_ylabel(f"{budget:,} token{'s' * (budget > 1)}\nKL weight")
+                    panel.set_ylabel(f"{budget:,} token{'' if budget == 1 else 's'}\nKL weight")
         figure.colorbar(
             ScalarMappable(norm, _COLOURS),
             ax=[panel for line in axes for panel in line],

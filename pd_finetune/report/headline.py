@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from pd_finetune.results.reached import comparison_budgets, tokens_to_target
+from pd_finetune.results.reached import comparison_budgets, tokens_text, tokens_to_target
 from pd_finetune.results.summary import damage_languages
 
 _ESCAPED = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_"}
@@ -25,16 +25,6 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
     if math.isnan(low) or math.isnan(high):
         return number(value, digits)
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
-
-
-def tokens_text(row: pd.Series, name: str = "target_tokens") -> str:
-    """`16 [16, 64]`, `> 64 [1, > 64]`: a number of tokens with its interval, or that none did."""
-    beyond = f"> {int(row['largest_budget']):,}"
-    value, low, high = (
-        beyond if pd.isna(row[f"{name}{end}"]) else f"{int(row[f'{name}{end}']):,}"
-        for end in ("", "_low", "_high")
-    )
-    return f"{value} [{low}, {high}]" if row["intervals"] else value
 
 
 def headline_table(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:

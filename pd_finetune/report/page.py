@@ -12,6 +12,7 @@ from pd_finetune.report.headline import headline_table
 from pd_finetune.results.arms import arms_of
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.results.verdicts import Part
+from pd_finetune.text.languages import LANGUAGE_NAMES
 
 CAPTIONS = {
     "to_chance": "Distance to chance against budget",
@@ -72,6 +73,10 @@ def page(findings: Findings) -> str:
     return f"{_top(findings)}\n{body}"
 
 
+def _name(language: str) -> str:
+    return LANGUAGE_NAMES.get(language, language)
+
+
 def _top(findings: Findings) -> str:
     frame = findings.frame
     first = frame.iloc[0]
@@ -79,7 +84,8 @@ def _top(findings: Findings) -> str:
     seeds = frame.groupby(["arm", "budget"])["seed"].nunique()
     count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     gap = first["chance_nats"] - first["base_target_ce_nats"]
-    target, protected = first["target_language"], first["protected_languages"]
+    target = _name(first["target_language"])
+    protected = ", ".join(map(_name, first["protected_languages"].split()))
     return (
         "<!-- written by python -m pd_finetune.figures; edits by hand are lost -->\n\n"
         "# Results\n\n"
@@ -107,7 +113,7 @@ def _figures(drawn: list[str]) -> str:
 
 def _limits(findings: Findings) -> str:
     frame = findings.frame
-    target = frame["target_language"].iloc[0]
+    target = _name(frame["target_language"].iloc[0])
     seeds = frame.groupby(["arm", "budget"])["seed"].nunique().min()
     untested = [part for part in findings.parts if part.verdict == "not testable here"]
     lines = [

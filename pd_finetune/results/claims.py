@@ -15,7 +15,7 @@ import pandas as pd
 
 from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
 from pd_finetune.results.intervals import Estimate, by_seed, estimate, paired
-from pd_finetune.results.reached import comparison_budgets, tokens_to_target
+from pd_finetune.results.reached import comparison_budgets, tokens_text, tokens_to_target
 from pd_finetune.results.rollouts import UNEDITED, shares
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.results.verdicts import (
@@ -149,15 +149,6 @@ def c3(evidence: Evidence) -> list[Part]:
     ]
 
 
-def _tokens(row: pd.Series) -> str:
-    largest = f"> {int(row['largest_budget']):,}"
-    value, low, high = (
-        largest if row[f"target_tokens{end}"] is pd.NA else f"{int(row[f'target_tokens{end}']):,}"
-        for end in ("", "_low", "_high")
-    )
-    return f"{value} [{low}, {high}]" if row["intervals"] else value
-
-
 def c4(evidence: Evidence) -> list[Part]:
     """One scalar needs about 4 tokens, LoRA about 32; the scale ends near -1."""
     tokens, parts = evidence.tokens, []
@@ -168,7 +159,7 @@ def c4(evidence: Evidence) -> list[Part]:
     needed = scalar["target_tokens"]
     reached = needed is not pd.NA
     verdict = REPRODUCED if reached and needed <= 8 else NOT_REPRODUCED
-    parts.append(Part("C4", what, rule, verdict, text=_tokens(scalar)))
+    parts.append(Part("C4", what, rule, verdict, text=tokens_text(scalar)))
     rule = f"4 times {ONE_SCALAR}'s or more (the write-up: 8 times); reversed where fewer than it"
     for arm in _LORAS:
         what = f"tokens to target, {arm}"
@@ -183,7 +174,7 @@ def c4(evidence: Evidence) -> list[Part]:
             verdict = REVERSED if least < int(needed) else verdict
         else:
             verdict = NOT_REPRODUCED if beyond else REVERSED
-        parts.append(Part("C4", what, rule, verdict, text=_tokens(row)))
+        parts.append(Part("C4", what, rule, verdict, text=tokens_text(row)))
     return [*parts, *_scale(evidence), _rise(evidence)]
 
 
@@ -246,7 +237,7 @@ def c6(evidence: Evidence) -> list[Part]:
         same = all(absent)
     else:
         same = 0.5 <= int(four["target_tokens"]) / int(one["target_tokens"]) <= 2
-    text = f"{_tokens(four)} (and {_tokens(one)})"
+    text = f"{tokens_text(four)} (and {tokens_text(one)})"
     return [better, Part("C6", what, rule, REPRODUCED if same else NOT_REPRODUCED, text=text)]
 
 
@@ -276,7 +267,9 @@ def c8(evidence: Evidence) -> list[Part]:
         found = directional("C8", what, estimate(after[language].to_numpy()), sign, limit)
         was = f"{what} (before: {before[language].mean():.2f})"
         rule = f"interval {'below' if sign < 0 else 'above'} {how}"
-        parts.append(Part("C8", was, rule, found.verdict, found.value, found.low, found.high))
+        text = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        interval = (found.value, found.low, found.high)
+        parts.append(Part("C8", was, rule, found.verdict, *interval, text=text))
     return parts
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pd_finetune.errors import UserError
+from pd_finetune.files import file_sha256
 from pd_finetune.results.arms import arms_of
 from pd_finetune.results.firing import EMBEDDED
 
@@ -94,12 +95,19 @@ def _target_share(record: dict[str, Any], tokens: float, language: str) -> float
 
 
 def folders_of(frame: pd.DataFrame) -> tuple[Path, Path] | None:
-    """Folders of target and decomposition that the runs name; None where they are not at hand."""
+    """Folders of target and decomposition of the runs; None where they are not at hand.
+
+    What stands there now may be another decomposition than the one that the runs edited.
+    """
     model, parts = str(frame["model"].iloc[0]), str(frame["decomposition"].iloc[0])
     target = EMBEDDED / "target" if model == "embedded" else Path(model)
     decomposition = EMBEDDED / "decomposition" if parts == "embedded" else Path(parts)
-    files = (target / "model.safetensors", decomposition / "decomposition.json")
-    return (target, decomposition) if all(path.is_file() for path in files) else None
+    files = [target / "model.safetensors"]
+    files += [decomposition / f"decomposition.{kind}" for kind in ("json", "safetensors")]
+    if not all(path.is_file() for path in files):
+        return None
+    found = file_sha256(decomposition / "decomposition.safetensors")
+    return (target, decomposition) if found == frame["decomposition_hash"].iloc[0] else None
 
 
 def preparation(frame: pd.DataFrame, target: Path, decomposition: Path) -> pd.DataFrame:

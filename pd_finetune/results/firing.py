@@ -15,13 +15,18 @@ TOKENS_SHOWN = 6
 
 
 def harvest_folder(frame: pd.DataFrame) -> Path | None:
-    """The harvest beside the decomposition that the runs name; None where it is not a folder here.
+    """The harvest of the runs' decomposition, beside it; None where it is not at hand.
 
     Nothing is downloaded or converted for a figure.
     """
     name = str(frame["decomposition"].iloc[0])
     folder = (EMBEDDED / "decomposition" if name == "embedded" else Path(name)) / "harvest"
-    return folder if (folder / "harvest.json").is_file() else None
+    try:
+        config = json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
+        found = config["hashes"]["decomposition"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if found == frame["decomposition_hash"].iloc[0] else None
 
 
 def selected(frame: pd.DataFrame) -> pd.DataFrame:

@@ -62,6 +62,16 @@ def _meets(medians: np.ndarray, both: bool) -> np.ndarray:
     return at_chance & (medians[..., 1] < DAMAGE_NATS) if both else at_chance
 
 
+def tokens_text(row: pd.Series, name: str = "target_tokens") -> str:
+    """`16 [16, 64]`, `> 64 [1, > 64]`: a number of tokens with its interval, or that none did."""
+    beyond = f"> {int(row['largest_budget']):,}"
+    value, low, high = (
+        beyond if pd.isna(row[f"{name}{end}"]) else f"{int(row[f'{name}{end}']):,}"
+        for end in ("", "_low", "_high")
+    )
+    return f"{value} [{low}, {high}]" if row["intervals"] else value
+
+
 def comparison_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     """Per arm the budget at which arms are compared: arm, budget, at_chance, to_chance_nats.
 

@@ -106,7 +106,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         UserError: the file is missing or was not written by this version.
     """
     try:
-        frame = pd.read_csv(path, float_precision="round_trip")
+        frame = pd.read_csv(path)
         for name in _STRUCTURED:
             frame[name] = [json.loads(text) for text in frame[name]]
         frame[["arm", "budget", "seed", "train_seconds", "decomposition_hash"]]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pd_finetune.errors import UserError
+from pd_finetune.files import file_sha256
 from pd_finetune.results import published_costs
 from pd_finetune.results.break_even import break_even, edits_to_break_even, equal_budget
 from pd_finetune.results.costs import Sizes, edits, folders_of, preparation, sizes_of
@@ -60,6 +61,7 @@ def embedded_run(budget: int, seed: int, arm: str = "one_scalar") -> RunRecord:
     made.config["decomposition"] = {"folder": "embedded"}
     made.config["objective"] = {"protect_rows": 8, "protect_tokens": 64}
     made.steps, made.seconds = 60, Seconds(train=5.0 + budget)
+    made.hashes.decomposition = file_sha256(EMBEDDED / "decomposition/decomposition.safetensors")
     return made
 
 
@@ -67,6 +69,7 @@ def test_what_is_spent_once_is_read_from_the_records() -> None:
     frame = runs_frame([embedded_run(4, seed) for seed in range(2)])
     folders = folders_of(frame)
     assert folders == (EMBEDDED / "target", EMBEDDED / "decomposition")
+    assert folders_of(frame.assign(decomposition_hash="c" * 64)) is None
     table = preparation(frame, *folders).set_index("stage")
     record = json.loads((EMBEDDED / "decomposition" / "decomposition.json").read_text())
     row = table.loc["decomposition"]

@@ -28,7 +28,10 @@ def of_embedded(keys: list[str], arm: str = "one_scalar", seed: int = 0) -> RunR
 
 def test_rows_are_the_harvests() -> None:
     table = pd.read_parquet(FOLDER / "subcomponents.parquet")
-    keys = [*table[table["exclusive"]]["key"].head(1), *table["key"].iloc[[0, -1]]]
+    keys = [
+        *table[table["label"].str.startswith("German text: ")]["key"].head(1),
+        *table["key"].iloc[[0, -1]],
+    ]
     runs = [of_embedded(keys[:1]), of_embedded(keys, "top16")]
     frame = runs_frame(runs)
     assert harvest_folder(frame) == FOLDER
@@ -38,8 +41,10 @@ def test_rows_are_the_harvests() -> None:
         own = table[table["key"] == row.key].iloc[0]
         assert (row.mean_ci_de, row.firing_it) == (own["mean_ci_de"], own["firing_it"])
         assert row.label == own["label"]
-    shown = found["tokens_in"].iloc[0].split(", ")
-    assert 1 <= len(shown) <= 6 and set(own for own in shown if own.isalpha())
+    tokens = pd.read_parquet(FOLDER / "tokens.parquet")
+    own = tokens[(tokens["key"] == keys[0]) & (tokens["side"] == "in")]
+    first = own[own["weight_rank"] == 1]["token"].iloc[0].strip()
+    assert first.strip("\n") in found["tokens_in"].iloc[0]
     drawing = plot.draw(found)
     assert drawing is not None
     heat = drawing.figure.axes[0].images[0].get_array()
@@ -56,4 +61,6 @@ def test_other_decompositions_and_random_controls() -> None:
         fires_on(frame, Path("absent"))
     other = of_embedded(["h.0.attn.q_proj:1"], seed=1)
     assert selected(runs_frame([of_embedded(["h.0.attn.q_proj:0"]), other])).empty
+    assert harvest_folder(frame) == FOLDER
     assert harvest_folder(frame.assign(decomposition="absent")) is None
+    assert harvest_folder(frame.assign(decomposition_hash="c" * 64)) is None
