@@ -248,15 +248,17 @@ class EvaluationConfig:
     split: str = "test"  # validation while tuning
     rows: int = 64
     window: int = 128
-    batch: int = 16
+    batch: int = 0  # rows of a forward; 0: as suits the device
     out_of_domain: bool = True
+    out_of_domain_rows: int = 64
     rollout_tokens: int = 40
     rollouts: dict[str, str] = field(default_factory=dict)  # language: prompt
 
     def __post_init__(self) -> None:
         one_of("evaluation.split", self.split, ("validation", "test"))
-        for name in ("rows", "batch", "rollout_tokens"):
+        for name in ("rows", "out_of_domain_rows", "rollout_tokens"):
             require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1")
+        require(self.batch >= 0, "evaluation.batch must be at least 0 (0: as suits the device)")
         require(
             self.window >= 2, "evaluation.window must be at least 2: one token predicts nothing"
         )
