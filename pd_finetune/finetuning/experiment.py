@@ -138,7 +138,7 @@ def build_method(config: RunConfig, setting: Setting, selection: Selection | Non
 
 
 # of the method's group, but read by the objective and the record
-_NOT_THE_METHODS = ("kl_weight", "tuning_tokens", "tuned_on")
+_NOT_THE_METHODS = ("bands", "kl_weight", "tuning_tokens", "tuned_on")
 
 
 @dataclass
