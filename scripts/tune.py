@@ -6,8 +6,8 @@ For each band of budgets, at one budget inside it: first a grid of 4 x 4 setting
 tokens, then a cross around the best (half and double the rate, a third and three times the weight)
 with two samples. Samples are of seeds that no reported run draws. A trial is a full fine-tune,
 scored on validation text: nats short of chance on the target language, plus ten times what English
-damage exceeds 0.10 nats. All trials are kept in <out>/<arm>.csv; one that is there is not done
-again. What it prints last goes into configs/method/ or configs/arm/.
+damage exceeds 0.10 nats; ties go to the lower damage. All trials are kept in <out>/<arm>.csv; one
+that is there is not done again. What it prints last goes into configs/method/ or configs/arm/.
 """
 
 import argparse
@@ -35,13 +35,14 @@ DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
 FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 
 Setting = tuple[float, float]
+Score = tuple[float, float]
 
 
-def score(row: dict[str, Any]) -> float:
-    """Nats short of chance + 10 * (English damage over 0.10); lower is better."""
+def score(row: dict[str, Any]) -> Score:
+    """Nats short of chance + 10 * (English damage over 0.10), then damage; lower is better."""
     short = max(0.0, float(row["to_chance_nats"]))
-    excess = max(0.0, float(row["english_damage_nats"]) - DAMAGE_LIMIT_NATS)
-    return short + DAMAGE_WEIGHT * excess
+    damage = float(row["english_damage_nats"])
+    return short + DAMAGE_WEIGHT * max(0.0, damage - DAMAGE_LIMIT_NATS), damage
 
 
 def around(best: Setting) -> list[Setting]:
@@ -78,7 +79,7 @@ class Trials:
 
     def __init__(self, arm: str, path: Path, overrides: list[str]) -> None:
         self.arm, self.path, self.overrides = arm, path, overrides
-        self.scores: dict[tuple[float, float, int, int], float] = {}
+        self.scores: dict[tuple[float, float, int, int], Score] = {}
         if path.is_file():
             with open(path, newline="") as handle:
                 for row in csv.DictReader(handle):
@@ -86,11 +87,13 @@ class Trials:
                     key = (lr, kl_weight, int(row["budget"]), int(row["seed"]))
                     self.scores[key] = score(row)
 
-    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...]) -> float:
-        """Mean over samples."""
-        return sum(self._one(*setting, budget, seed) for seed in seeds) / len(seeds)
+    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...]) -> Score:
+        """Means over samples."""
+        scores = [self._one(*setting, budget, seed) for seed in seeds]
+        first, second = (sum(values) / len(seeds) for values in zip(*scores, strict=True))
+        return first, second
 
-    def _one(self, lr: float, kl_weight: float, budget: int, seed: int) -> float:
+    def _one(self, lr: float, kl_weight: float, budget: int, seed: int) -> Score:
         key = (lr, kl_weight, budget, seed)
         if key not in self.scores:
             values = fine_tune(
@@ -115,7 +118,7 @@ class Trials:
                 if new:
                     writer.writeheader()
                 writer.writerow(row)
-            print(*row.values(), f"score {self.scores[key]:.3f}", flush=True)
+            print(*row.values(), f"score {self.scores[key][0]:.3f}", flush=True)
         return self.scores[key]
 
 
@@ -137,7 +140,7 @@ def main() -> None:
         for setting in sorted(fine, key=fine.__getitem__):
             print(
                 f"{options.arm}, budgets from {band}: lr {setting[0]}, kl_weight {setting[1]}: "
-                f"score {fine[setting]:.3f}"
+                f"score {fine[setting][0]:.3f}, English {fine[setting][1]:+.3f}"
             )
 
 
