@@ -12,8 +12,8 @@ from pd_finetune.targets.head import has_linear_head
 from pd_finetune.targets.load import Target
 
 _LOGIT_BYTES = 2**26  # logits that one forward may hold
-# rows of a forward unless told: their activations stay in a core's cache, or fill a GPU
-_ROWS = {"cpu": 4, "cuda": 32}
+_ROWS_PER_THREAD = 4  # of a forward on the CPU unless told: their activations stay in the cache
+_ROWS_ELSEWHERE = 32
 
 
 def row_parts(target: Target, ids: Int[Tensor, "rows pos"], batch: int) -> Iterator[slice]:
@@ -22,7 +22,8 @@ def row_parts(target: Target, ids: Int[Tensor, "rows pos"], batch: int) -> Itera
     A forward's logits are held to 64 MB.
     """
     vocab = int(target.model.config.get_text_config().vocab_size)
-    wanted = batch or _ROWS.get(target.device.type, 16)
+    on_cpu = target.device.type == "cpu"
+    wanted = batch or (_ROWS_PER_THREAD * torch.get_num_threads() if on_cpu else _ROWS_ELSEWHERE)
     size = max(1, min(wanted, _LOGIT_BYTES // (4 * vocab * max(1, ids.shape[1]))))
     for start in range(0, len(ids), size):
         yield slice(start, start + size)
