@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pd_finetune.config import band
 from pd_finetune.errors import UserError
 from pd_finetune.results.arms import arm_name
 from pd_finetune.results.record import RunRecord
@@ -21,8 +22,7 @@ _NOT_COMPARED = (
     "evaluation",  # what matters of it is compared between all runs
     "method.tuning_tokens",
 )
-# tuned per arm and band of budgets: the same for all runs of an arm at one budget
-_TUNED = ("method.lr", "method.kl_weight", "method.alpha", "objective.kl_weight")
+_TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -56,20 +56,28 @@ def _shared_facts(record: RunRecord) -> dict[str, str]:
     )
 
 
-def _setting(record: RunRecord) -> dict[str, str]:
-    """What all runs of one arm at one budget must have in common: the config but for the seed."""
+def _as_tuned(record: RunRecord) -> bool:
+    """Whether rate and KL weight are those of the budget's band, which the config carries."""
+    method = record.config.get("method", {})
+    bands = {int(key): value for key, value in (method.get("bands") or {}).items()}
+    return bool(bands) and all(
+        method.get(name) == value for name, value in band(bands, record.budget).items()
+    )
+
+
+def _arm_facts(record: RunRecord) -> dict[str, str]:
+    """What all runs of one arm must have in common: its config but for budget and seed."""
     everywhere = record.lora is not None and record.lora["where"] == "all"
-    left_out = (*_NOT_COMPARED, *(["selection"] if everywhere else []))
+    left_out = (
+        *_NOT_COMPARED,
+        *(["selection"] if everywhere else []),
+        *(_TUNED if _as_tuned(record) else []),
+    )
     return {
         key: value
         for key, value in _flat(relevant_config(record.config)).items()
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
-
-
-def _arm_facts(record: RunRecord) -> dict[str, str]:
-    """What all runs of one arm must have in common: its config but for what is tuned by budget."""
-    return {key: value for key, value in _setting(record).items() if key not in _TUNED}
 
 
 def _refuse_differences(
@@ -94,7 +102,7 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
 
     Raises:
         UserError: runs differ in target language, model, decomposition, text or evaluation, or the
-            runs of one arm differ in more than budget, seed and what is tuned per budget.
+            runs of one arm differ in more than budget, seed and what their bands of budgets set.
     """
     _refuse_differences(records, _shared_facts, "the runs")
     by_arm: dict[str, list[RunRecord]] = {}
@@ -102,6 +110,3 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
         by_arm.setdefault(arm_name(record), []).append(record)
     for arm, own in by_arm.items():
         _refuse_differences(own, _arm_facts, f"the runs of '{arm}'")
-        for budget in sorted({record.budget for record in own}):
-            here = [record for record in own if record.budget == budget]
-            _refuse_differences(here, _setting, f"the runs of '{arm}' at budget {budget}")
