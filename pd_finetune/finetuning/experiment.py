@@ -30,7 +30,8 @@ from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
-from pd_finetune.results.tracking import Tracker, open_tracker, warm_up
+from pd_finetune.results.tracker_process import warm_up
+from pd_finetune.results.tracking import Tracker, open_tracker
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any, Protocol
 
 from pd_finetune.config import LoggerConfig
@@ -127,8 +125,7 @@ class WandbTracker:
 class BackgroundTracker:
     """A tracker that opens, and does everything else, on a thread of its own, in order.
 
-    W&B takes two seconds to start, about as long as a whole fine-tune of the embedded target; the
-    run does not wait for it. What goes wrong there is raised here, at the next call.
+    The run does not wait for it. What goes wrong there is raised here, at the next call.
     """
 
     def __init__(self, opener: Callable[[], Tracker]) -> None:
@@ -165,27 +162,12 @@ class BackgroundTracker:
             self._thread.shutdown()
 
 
-def warm_up(settings: LoggerConfig) -> None:
-    """Start W&B's service on a thread while the run still loads; nothing is written.
-
-    It needs a second of a core, which loading leaves free and training does not.
-    """
-
-    def start() -> None:
-        import wandb
-
-        # whatever is wrong shows, with a message, when the run opens its tracker
-        with suppress(Exception):
-            wandb.setup(wandb.Settings(silent=True, quiet=True, console="off"))
-
-    if settings.kind != "none":
-        Thread(target=start, name="tracker-warm-up", daemon=True).start()
-
-
 def open_tracker(
     settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
 ) -> Tracker:
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
         return NoTracker()
-    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))
+    from pd_finetune.results.tracker_process import RemoteTracker
+
+    return BackgroundTracker(lambda: RemoteTracker(settings, folder, name, config))
