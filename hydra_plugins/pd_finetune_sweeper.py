@@ -5,7 +5,7 @@ Every start of every stage imports it, so it imports next to nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -28,8 +28,7 @@ class GridSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what Hydra hands over."""
-        self.hydra_context, self.config = hydra_context, config
-        self._task: Any = task_function
+        self._given, self._task = (hydra_context, config), cast(Any, task_function)
 
     def sweep(self, arguments: list[str]) -> None:
         """Do the jobs; what became of them is left in the task's `tally`."""
@@ -38,8 +37,7 @@ class GridSweeper(Sweeper):
         words = [f"{key}={value}" for key, value in self.params.items()]
         self._task.tally = sweep(
             self._task.stage,
-            self.hydra_context,
-            self.config,
+            *self._given,
             [*words, *arguments],
             self.shard,
             self.batch,

@@ -80,7 +80,7 @@ class WandbTracker:
         online = settings.kind == "wandb_online"
         if online and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
             raise UserError("logger=wandb_online needs a login: run `wandb login` or take another")
-        self._wandb = wandb
+        self._wandb, self._name = wandb, name
         try:
             self._run = wandb.init(
                 project=settings.project,
@@ -125,7 +125,7 @@ class WandbTracker:
         for key, value in record.masks.items():
             values[f"masks/{key}"] = value
         self._run.summary.update({name: v for name, v in values.items() if v is not None})
-        artifact = self._wandb.Artifact(self._run.name, type="result")
+        artifact = self._wandb.Artifact(self._name, type="result")
         with artifact.new_file("result.json", mode="w", encoding="utf-8") as handle:
             handle.write(json_text(record.to_dict()))
         self._run.log_artifact(artifact)

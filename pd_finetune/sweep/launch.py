@@ -83,28 +83,36 @@ def _left_to_do(
     return left
 
 
-def _launch(
-    context: HydraContext, master: DictConfig, batches: Batches, words: Sequence[Sequence[str]]
-) -> list[Event]:
-    """Let the chosen launcher do all batches; the events that they returned.
-
-    Args:
-        words: overrides for each batch; the launcher composes a config of them.
-    """
+def _launcher(context: HydraContext, master: DictConfig, task: Batches) -> Any:
     try:
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=batches, config=master
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=master
         )
     except (RuntimeError, ImportError):
         target = str(master.hydra.launcher.get("_target_", "")).rpartition(".")[2]
         raise UserError(
             f"hydra/launcher: {target} is not installed: pip install 'pd_finetune[sweep]'"
         ) from None
-    events = []
-    for done in launcher.launch(words, initial_job_idx=0):
-        if done.status == JobStatus.COMPLETED:
-            events += [Event(**values) for values in done.return_value]
-    return events
+
+
+def _elsewhere(
+    launcher: Any, words: Sequence[Sequence[str]], tally: Tally, progress: Progress
+) -> None:
+    """Let a launcher do all batches; jobs that are open when it is done have failed.
+
+    Args:
+        words: overrides for each batch; the launcher composes a config of them.
+    """
+    lost = "the process that had it ended early"
+    try:
+        for done in launcher.launch(words, initial_job_idx=0):
+            for values in done.return_value if done.status == JobStatus.COMPLETED else []:
+                progress.add(Event(**values))
+    except Exception as error:  # of the launcher, or of a process that died
+        lost += f": {type(error).__name__}: {error}".splitlines()[0]
+    progress.listen()
+    for number in tally.open:
+        progress.add(Event(number, FAILED, lost))
 
 
 def sweep(
@@ -138,33 +146,17 @@ def sweep(
     tally = Tally({job.number: job.name for job in jobs})
     here = str(master.hydra.launcher.get("_target_", "")).endswith(_HERE)
     journal = None if here else Journal(folder.resolve() / f".sweep-{writer()}")
-
-    def poll() -> None:
-        for event in journal.news() if journal else []:
-            progress.add(event)
-
-    progress = Progress(tally, poll)
+    progress = Progress(tally, journal.news if journal else list)
     try:
         with progress:
             left = _left_to_do(stage, name, composed, tally, progress)
             if journal is None:
                 work(stage, left, progress.add, progress.say)
             elif left:
-                by_number = {job.number: job for job in jobs}
+                overrides = {job.number: list(job.overrides) for job in jobs}
                 parts = [left[start : start + batch] for start in range(0, len(left), batch)]
-                words = [list(by_number[part[0][0]].overrides) for part in parts]
-                lost = "the process that had it ended early"
-                try:
-                    batches = Batches(stage, parts, journal.folder)
-                    for event in _launch(context, master, batches, words):
-                        progress.add(event)
-                except UserError:
-                    raise
-                except Exception as error:  # of the launcher, or a process of it that died
-                    lost += f": {type(error).__name__}: {error}".splitlines()[0]
-                poll()
-                for number in tally.open:
-                    progress.add(Event(number, FAILED, lost))
+                launcher = _launcher(context, master, Batches(stage, parts, journal.folder))
+                _elsewhere(launcher, [overrides[part[0][0]] for part in parts], tally, progress)
     finally:
         if journal:
             journal.remove()

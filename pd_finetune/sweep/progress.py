@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TextIO
 
@@ -19,7 +19,7 @@ class Progress:
     """Shows a tally while the sweep goes on; a context manager.
 
     Args:
-        poll: called at every turn, before the line is shown; brings news of other processes.
+        news: asked at every turn, before the line is shown: events of other processes.
         stream: stderr by default.
         plain_seconds: between two lines where the stream is no terminal.
     """
@@ -27,11 +27,11 @@ class Progress:
     def __init__(
         self,
         tally: Tally,
-        poll: Callable[[], None] = lambda: None,
+        news: Callable[[], Iterable[Event]] = list,
         stream: TextIO | None = None,
         plain_seconds: float = PLAIN_SECONDS,
     ) -> None:
-        self._tally, self._poll = tally, poll
+        self._tally, self._news = tally, news
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._plain_seconds = plain_seconds
@@ -47,6 +47,12 @@ class Progress:
             self._tally.add(event)
             if not known and event.job in self._tally.messages:
                 self.say(f"error: {self._tally.names[event.job]}: {event.message}")
+
+    def listen(self) -> None:
+        """Take note of what other processes have told."""
+        with self._lock:
+            for event in self._news():
+                self.add(event)
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -74,7 +80,7 @@ class Progress:
     def _turns(self) -> None:
         pause = TERMINAL_SECONDS if self._terminal else min(1.0, self._plain_seconds)
         while not self._over.wait(pause):
-            self._poll()
+            self.listen()
             self._show()
 
     def __enter__(self) -> Progress:
@@ -89,7 +95,7 @@ class Progress:
     ) -> None:
         self._over.set()
         self._thread.join()
-        self._poll()
+        self.listen()
         with self._lock:
             self._clear()
         self.say(self._tally.line(time.time()))

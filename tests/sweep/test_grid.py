@@ -57,7 +57,7 @@ def test_an_impossible_shard_is_refused(text: str) -> None:
         # of choices, values, lists, strings with blanks, additions and deletions
         ["method=mask,lora_r1", "method.lr=1e-3,0.5", "languages.target=fr,es"],
         ["selection=keys", "selection.keys=[h.0.attn.o_proj:39],[h.1.attn.v_proj:79]", "seed=1,2"],
-        ["debug=tiny,null", "evaluation.rollouts={de: 'Ein Satz, und'},{}", "device=cpu"],
+        ["debug=tiny", "evaluation.rollouts={de: 'Ein Satz, und'},{}", "device=cpu,auto"],
         ["evaluation=fast", "+evaluation.rollouts.it=Per,A", "budget=2,3", "paths.runs=a b,c"],
         ["budget=1,2", "~evaluation.rollouts.fr", "logger.group=x,y", "objective.steps=3"],
     ],

@@ -51,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_and_taken_up_it_gives_the_same_table(tmp_path: Path, whole: dict[str, Any]) -> None:
     process = subprocess.Popen(
         command(f"paths.runs={tmp_path}", *GRID),
@@ -75,6 +76,7 @@ def test_killed_and_taken_up_it_gives_the_same_table(tmp_path: Path, whole: dict
     assert table(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_parts_side_by_side_make_the_whole(tmp_path: Path, whole: dict[str, Any]) -> None:
     # the last process asks for everything: it waits for what the others have in hand
     parts = [["shard=0/2"], ["shard=1/2"], []]
@@ -98,6 +100,7 @@ def test_parts_side_by_side_make_the_whole(tmp_path: Path, whole: dict[str, Any]
     assert table(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_over_soon_and_loads_nothing(
     tmp_path: Path, whole: dict[str, Any]
 ) -> None:
@@ -115,6 +118,7 @@ def test_a_finished_sweep_is_over_soon_and_loads_nothing(
     assert not imported & {"torch", "transformers", "datasets", "wandb"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_do_the_same_and_list_failures(
     tmp_path: Path, whole: dict[str, Any], launcher: str
