@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from pd_finetune.results.record import RunRecord
 # what changes how or where a run is done, but not what it finds
 _WITHOUT_EFFECT = ("logger", "paths", "device", "threads", "progress", "shard", "hydra")
 _LOCK = ".lock"
+_TRIES, _TRY_SECONDS = 20, 0.5
 # a finished sweep reads hundreds of configs again; libyaml's reader takes a tenth of the time
 _YamlReader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -44,6 +46,16 @@ def config_hash(config: dict[str, Any], hashes: dict[str, Any] | None = None) ->
     content = {"config": relevant_config(config), "hashes": hashes or {}}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _remove_folder(folder: Path) -> None:
+    """Delete a folder that a killed run's tracker may be writing its last lines to."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_TRY_SECONDS)
+    shutil.rmtree(folder)
 
 
 class RunDirectory:
@@ -140,7 +152,7 @@ class RunDirectory:
             if left.name == _LOCK:
                 continue
             if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
+                _remove_folder(left)
             else:
                 left.unlink()
 
