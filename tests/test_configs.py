@@ -1,5 +1,7 @@
 """Every option of every group composes with its schema; impossible values are refused."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,14 +103,15 @@ def test_arms_choose_method_and_selection() -> None:
     assert composed("config", "arm=lora_r4").method.name == "lora_r4"
 
 
-def test_write_up_walks_the_budget_grid() -> None:
-    full = hydra.compose("config", ["experiment=write_up"], return_hydra_config=True)
-    HydraConfig.instance().set_config(full)
-    params = full.hydra.sweeper.params
-    assert [int(b) for b in str(params.budget).split(",")] == list(full.token_budget.grid)
-    assert len(str(params.seed).split(",")) >= 5
-    arms = {path.stem for path in (config_folder() / "arm").glob("*.yaml")}
-    assert set(str(params.arm).split(",")) == arms
+@pytest.mark.parametrize(("experiment", "runs"), [("write_up", 550), ("write_up_small", 100)])
+def test_write_ups_walk_all_arms(experiment: str, runs: int) -> None:
+    full = hydra.compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    params = {name: str(values).split(",") for name, values in full.hydra.sweeper.params.items()}
+    assert len(list(itertools.product(*params.values()))) == runs
+    assert {path.stem for path in (config_folder() / "arm").glob("*.yaml")} == {*params["arm"]}
+    budgets = [int(budget) for budget in params["budget"]]
+    assert all(budget == 2 ** round(math.log2(budget)) for budget in budgets)
+    assert budgets == sorted(budgets)
 
 
 def test_toys_bring_their_sites_and_published_settings() -> None:
