@@ -231,12 +231,15 @@ class DecomposeConfig(StageConfig):
     initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
     checkpoint_steps: int = 250
     log_steps: int = 50
+    micro_batch: int = 0  # rows that a process takes at a time; 0: its whole share of recipe.rows
+    activation_checkpointing: bool = False  # compute activations twice rather than keep them
     precision: str = "auto"
     compile: bool = False
     out: str = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.micro_batch >= 0, f"micro_batch={self.micro_batch} must not be negative")
         one_of("precision", self.precision, PRECISIONS)
         require_mixture(self.mixture, self.languages.all)
         one_of("initial", self.initial, ("row_space", "free"))

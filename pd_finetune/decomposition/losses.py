@@ -117,10 +117,12 @@ class FrequencyPenalty(nn.Module):
         self.register_buffer("mean", torch.zeros(C))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, means: Float[Tensor, " C"]) -> Float[Tensor, ""]:
+    def forward(self, means: Float[Tensor, " C"], observe: bool = True) -> Float[Tensor, ""]:
+        """The penalty; with `observe` the batch's means enter the running ones (once a step)."""
         with torch.no_grad():
-            self.mean.lerp_(means.detach().float(), 1 - self.decay)
-            self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+            if observe:
+                self.mean.lerp_(means.detach().float(), 1 - self.decay)
+                self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
             f = self.mean / self.weight
             inner = 1 + self.scale * f
             slope = torch.log2(inner) + self.scale * f / (inner * math.log(2))

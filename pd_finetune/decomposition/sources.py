@@ -32,6 +32,16 @@ class PersistentSources(nn.Module):
         """The present sources as a leaf that collects a gradient."""
         return self.values.detach().requires_grad_(True)
 
+    def part(self, rows: slice) -> PersistentSources:
+        """Some rows' sources: they share memory with these, and count their climbs for themselves.
+
+        Rows climb independently, so that a batch may be climbed a part at a time.
+        """
+        part = PersistentSources(self.values[rows], self.lr, self.betas)
+        part.first, part.second = self.first[rows], self.second[rows]
+        part.climbs = self.climbs.clone()
+        return part
+
     @torch.no_grad()
     def climb(self, gradient: Float[Tensor, "rows *rest"]) -> None:
         """One Adam step up the loss, then clamp to [0, 1]."""

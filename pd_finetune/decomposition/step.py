@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from pd_finetune.decomposition.losses import (
     p_norm_minimality,
     smooth_l0_means,
 )
+from pd_finetune.decomposition.micro_batch import MicroBatch
 from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sigmoids import lower_leaky
@@ -44,6 +46,35 @@ class StepLoss:
 
 
 @dataclass
+class StepSlopes:
+    """What is left of a step's loss when its backward is done; parameters hold their gradients."""
+
+    loss: float
+    terms: dict[str, float]
+    sources: Float[Tensor, "rows *rest"] | None  # gradient by the adversary's sources
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows that a loss is of, as a part of the global batch.
+
+    Args:
+        noise: theirs.
+        sources: of those that are adversarial.
+        parts: into how many micro-batches the process's rows are split.
+        means: minimality's means over the global batch; None: to be had from the workers, as these
+            are all rows of this process.
+        first: whether what a step counts once (faithfulness, running frequencies) counts here.
+    """
+
+    noise: RowNoise
+    sources: PersistentSources | None
+    parts: int = 1
+    means: Float[Tensor, " C"] | None = None
+    first: bool = True
+
+
+@dataclass
 class StepMaker:
     """Makes the loss of a step from a batch; holds what all steps share."""
 
@@ -63,27 +94,72 @@ class StepMaker:
 
         Averaged over the workers, its value and its gradients are those of the global batch.
         """
-        recipe = self.recipe
-        progress = step / recipe.steps
-        recon = Reconstruction(
+        return self._loss(batch, step, Share(noise, self.sources))
+
+    def backward(
+        self, batch: Tensor, step: int, noise: RowNoise, parts: Sequence[MicroBatch]
+    ) -> StepSlopes:
+        """The same loss and its gradients, the activations of one of `parts` at a time."""
+        if len(parts) == 1:
+            result = self.loss(batch, step, noise)
+            result.total.backward()
+            return StepSlopes(result.total.item(), result.terms, _slope(result))
+        # minimality's slope needs the means over all rows, hence a forward of each part beforehand
+        own = torch.stack([self._means_alone(batch[part.rows], step) for part in parts]).mean(0)
+        means, total = self.workers.mean(own), 0.0
+        slopes: list[Tensor] = []
+        values: dict[str, list[float]] = {}
+        for number, part in enumerate(parts):
+            share = Share(
+                noise=replace(noise, rows=[noise.rows[row] for row in part.rows]),
+                sources=self.sources and self.sources.part(part.sources),
+                parts=len(parts),
+                means=means,
+                first=number == 0,
+            )
+            result = self._loss(batch[part.rows], step, share)
+            result.total.backward()
+            total += result.total.item()
+            for term, value in result.terms.items():
+                values.setdefault(term, []).append(value)
+            slope = _slope(result)
+            slopes += [] if slope is None else [slope]
+        if self.sources is not None and self.recipe.recon == "separate":
+            self.sources.climbs += self.recipe.adversary_extra_climbs
+        terms = {term: sum(some) / len(some) for term, some in values.items()}
+        return StepSlopes(total, terms, torch.cat(slopes) if slopes else None)
+
+    def _reconstruction(self, batch: Tensor) -> Reconstruction:
+        return Reconstruction(
             self.model, self.components, self.ci_function, batch, self.precision, self.readout
         )
+
+    @torch.no_grad()
+    def _means_alone(self, batch: Tensor, step: int) -> Float[Tensor, " C"]:
+        x = self._reconstruction(batch).pre_sigmoid()
+        return self._means(x, step / self.recipe.steps)
+
+    def _loss(self, batch: Tensor, step: int, share: Share) -> StepLoss:
+        recipe = self.recipe
+        progress = step / recipe.steps
+        recon = self._reconstruction(batch)
         x = recon.pre_sigmoid()
         form = self._merged if recipe.recon == "merged" else self._separate
-        result, own = form(recon, x, progress, noise)
+        result, own = form(recon, x, progress, share)
         # minimality is no mean over tokens: its value and slope are taken at the global batch's
-        # means, its gradient flows through this process's part
-        means = own + (self.workers.mean(own) - own.detach())
+        # means, its gradient flows through this part
+        everywhere = self.workers.mean(own) if share.means is None else share.means
+        means = own + (everywhere - own.detach())
         if recipe.minimality == "smooth_l0":
             minimality = recipe.minimality_coefficient * means.sum()
-            frequency = recipe.frequency_coefficient * self.frequency(means)
+            frequency = recipe.frequency_coefficient * self.frequency(means, observe=share.first)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, recon.positions * self.workers.size, recipe.beta
+                means, recon.positions * share.parts * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
-        result.total = result.total + minimality + frequency
-        if step % recipe.faithfulness_every == 0:
+        result.total = (result.total + minimality + frequency) / share.parts
+        if share.first and step % recipe.faithfulness_every == 0:
             # every few steps, weighted up by as much (it is near 0 from the start, so this is
             # cheap; on those steps it takes a larger part of the clipped gradient)
             term = faithfulness(self.components, self.model, recipe.faithfulness)
@@ -113,19 +189,19 @@ class StepMaker:
         )
 
     def _merged(
-        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
+        self, recon: Reconstruction, x: Tensor, progress: float, share: Share
     ) -> tuple[StepLoss, Tensor]:
         """One masked forward: the first half of the rows adversarial on all sites, the other
         stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
         rows, length, C = x.shape
         sites = len(self.components.sites)
-        hostile = 0 if self.sources is None else rows // 2
+        hostile = 0 if share.sources is None else rows // 2
         random = slice(hostile, rows)
-        r = noise.sources(random, length, C + sites)
-        route = noise.routes(random, length, sites)
+        r = share.noise.sources(random, length, C + sites)
+        route = share.noise.routes(random, length, sites)
         leaf = None
-        if self.sources is not None:
-            leaf = self.sources.leaf()
+        if share.sources is not None:
+            leaf = share.sources.leaf()
             r = torch.cat([_over_positions(leaf, length), r])
             route = torch.cat([torch.ones_like(route), route])
         mask, means = self._masks(x, r[..., :C], progress)
@@ -137,33 +213,37 @@ class StepMaker:
         return StepLoss(divergence.mean(), terms, leaf), means
 
     def _separate(
-        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
+        self, recon: Reconstruction, x: Tensor, progress: float, share: Share
     ) -> tuple[StepLoss, Tensor]:
         """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
         rows, length, C = x.shape
         sites = len(self.components.sites)
-        r = noise.sources(slice(rows), length, C + sites)
-        route = noise.routes(slice(rows), length, sites)
+        r = share.noise.sources(slice(rows), length, C + sites)
+        route = share.noise.routes(slice(rows), length, sites)
         # one reading for all passes: the sigmoid's backward clamps the sum of their gradients
         g = lower_leaky(x)
         means = self._means(x, progress)
         stochastic = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:], route).mean()
         terms = {f"stochastic_{self.readout.term}": stochastic.item()}
-        if self.sources is None:
+        if share.sources is None:
             return StepLoss(stochastic, terms), means
         for _ in range(self.recipe.adversary_extra_climbs):
-            leaf = self.sources.leaf()
+            leaf = share.sources.leaf()
             r = _over_positions(leaf, length)
             mask = g.detach() + (1 - g.detach()) * r[..., :C]
             # one half, as the last climb's gradient comes from the weighted loss
             climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
             (gradient,) = torch.autograd.grad(climbed, leaf)
-            self.sources.climb(gradient / self.workers.size)
-        leaf = self.sources.leaf()
+            share.sources.climb(gradient / (share.parts * self.workers.size))
+        leaf = share.sources.leaf()
         r = _over_positions(leaf, length)
         adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()
         terms[f"adversarial_{self.readout.term}"] = adversarial.item()
         return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
+
+
+def _slope(result: StepLoss) -> Tensor | None:
+    return None if result.sources is None else result.sources.grad
 
 
 def _over_positions(values: Tensor, length: int) -> Float[Tensor, "rows pos any"]:

@@ -20,10 +20,11 @@ from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
 from pd_finetune.decomposition.memory import memory_bytes
+from pd_finetune.decomposition.micro_batch import micro_batches
 from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition.step import StepLoss, StepMaker
+from pd_finetune.decomposition.step import StepMaker, StepSlopes
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
@@ -63,6 +64,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
+        hostile, others = self._rows()
+        self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         initialise(self.components, model, config.seed, config.initial)
         total = sum(self.ci_function.C)
         sources = None
@@ -131,20 +134,19 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         return recipe.lr * (recipe.lr_final_fraction + (1 - recipe.lr_final_fraction) * cosine)
 
-    def train_step(self) -> StepLoss:
+    def train_step(self) -> StepSlopes:
         """One optimiser step of V, U and the CI function; the sources climb on its backward."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         noise = self._noise(self.step)
         batch = self.batch_at(self.step)[noise.rows].to(self.target.device)
-        result = self.maker.loss(batch, self.step, noise)
-        values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
+        result = self.maker.backward(batch, self.step, noise, self.parts)
+        values = torch.tensor([*result.terms.values(), result.loss], dtype=torch.float64)
         names = [*result.terms, "loss"]
         means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
         for term, value in means.items():
             self._require_finite(term, value)
         result.terms = {term: means[term] for term in result.terms}
-        result.total.backward()
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.workers.mean_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
@@ -155,9 +157,8 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if result.sources is not None and self.maker.sources is not None:
-            assert result.sources.grad is not None
             # the mean over this process's rows is steeper than the one over all of them
-            self.maker.sources.climb(result.sources.grad / self.workers.size)
+            self.maker.sources.climb(result.sources / self.workers.size)
         self.step += 1
         return result
 
