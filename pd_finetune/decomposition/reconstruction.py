@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
+from pd_finetune.decomposition.recompute import masked_recomputed
 from pd_finetune.runtime import autocast
 from pd_finetune.targets.readout import LogitReadout, Readout
 
@@ -22,6 +23,7 @@ class Reconstruction:
         batch: token ids [rows, pos], or a toy's inputs [rows, pos, features].
         precision: see `runtime.autocast`.
         readout: how the model is run and compared; None: as a language model, by KL.
+        recompute: masked forwards keep no activations of the model's blocks, see `recompute`.
     """
 
     def __init__(
@@ -32,9 +34,10 @@ class Reconstruction:
         batch: Tensor,
         precision: str = "float32",
         readout: Readout | None = None,
+        recompute: bool = False,
     ) -> None:
         self.model, self.components, self.ci_function = model, components, ci_function
-        self.batch, self.precision = batch, precision
+        self.batch, self.precision, self.recompute = batch, precision, recompute
         self.readout = readout or LogitReadout(model)
         wanted = set(ci_function.inputs)
         with torch.no_grad(), recorded_inputs(model, components.sites, wanted) as inputs:
@@ -82,6 +85,7 @@ class Reconstruction:
 
     def divergence_under(self, masks: dict[str, SiteMask]) -> Float[Tensor, "rows pos"]:
         """As above, the named sites replaced in one forward, each in its own way."""
-        with self.components.masked(self.model, masks):
+        context = masked_recomputed if self.recompute else Subcomponents.masked
+        with context(self.components, self.model, masks):
             masked = self._output()
         return self.readout.divergence(masked, self.clean)

@@ -88,6 +88,7 @@ class StepMaker:
     kernels: Kernels
     precision: str
     workers: Workers = field(default_factory=Workers)
+    recompute: bool = False  # activations of masked forwards, see `recompute`
 
     def loss(self, batch: Tensor, step: int, noise: RowNoise) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of this process's rows.
@@ -131,7 +132,13 @@ class StepMaker:
 
     def _reconstruction(self, batch: Tensor) -> Reconstruction:
         return Reconstruction(
-            self.model, self.components, self.ci_function, batch, self.precision, self.readout
+            self.model,
+            self.components,
+            self.ci_function,
+            batch,
+            self.precision,
+            self.readout,
+            self.recompute,
         )
 
     @torch.no_grad()

@@ -64,6 +64,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
+        self.ci_function.recompute = config.activation_checkpointing
         hostile, others = self._rows()
         self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         initialise(self.components, model, config.seed, config.initial)
@@ -88,6 +89,7 @@ class Trainer:
             kernels=Kernels(config.compile),
             precision=config.precision,
             workers=self.workers,
+            recompute=config.activation_checkpointing,
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
