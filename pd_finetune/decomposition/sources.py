@@ -43,12 +43,13 @@ class PersistentSources(nn.Module):
         return part
 
     @torch.no_grad()
-    def climb(self, gradient: Float[Tensor, "rows *rest"]) -> None:
-        """One Adam step up the loss, then clamp to [0, 1]."""
+    def climb(self, gradient: Float[Tensor, "rows *rest"], warmth: float = 1.0) -> None:
+        """One Adam step of `warmth` times lr up the loss, then clamp to [0, 1]."""
         b1, b2 = self.betas
         self.climbs += 1
         count = int(self.climbs)
         self.first.lerp_(gradient, 1 - b1)
         self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
         scale = (self.second / (1 - b2**count)).sqrt_().add_(1e-12)
-        self.values.addcdiv_(self.first, scale, value=self.lr / (1 - b1**count)).clamp_(0.0, 1.0)
+        self.values.addcdiv_(self.first, scale, value=warmth * self.lr / (1 - b1**count))
+        self.values.clamp_(0.0, 1.0)

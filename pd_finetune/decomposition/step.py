@@ -90,6 +90,13 @@ class StepMaker:
     workers: Workers = field(default_factory=Workers)
     recompute: bool = False  # activations of masked forwards, see `recompute`
 
+    def warmth(self, progress: float) -> float:
+        """The adversary's learning rate at this share of the training, as a fraction of its full
+        one: it rises linearly, one step ahead so that the first step climbs as well."""
+        fraction = self.recipe.adversary_warmup_fraction
+        ahead = progress + 1 / self.recipe.steps
+        return 1.0 if ahead >= fraction else ahead / fraction
+
     def loss(self, batch: Tensor, step: int, noise: RowNoise) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of this process's rows.
 
@@ -241,7 +248,7 @@ class StepMaker:
             # one half, as the last climb's gradient comes from the weighted loss
             climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
             (gradient,) = torch.autograd.grad(climbed, leaf)
-            share.sources.climb(gradient / (share.parts * self.workers.size))
+            share.sources.climb(gradient / (share.parts * self.workers.size), self.warmth(progress))
         leaf = share.sources.leaf()
         r = _over_positions(leaf, length)
         adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()

@@ -160,7 +160,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if result.sources is not None and self.maker.sources is not None:
             # the mean over this process's rows is steeper than the one over all of them
-            self.maker.sources.climb(result.sources / self.workers.size)
+            warmth = self.maker.warmth(self.step / self.config.recipe.steps)
+            self.maker.sources.climb(result.sources / self.workers.size, warmth)
         self.step += 1
         return result
 
@@ -221,6 +222,8 @@ class Trainer:
         kept = ["sites", "recipe", "ci_function", text, "seed"]
         if self.config.initial != "row_space":
             kept.append("initial")  # so, too, without changing older checkpoints' identity
+        if self.config.recipe.adversary_warmup_fraction == 0:
+            del config["recipe"]["adversary_warmup_fraction"]
         if self.config.ci_function.kind == "transformer":
             del config["ci_function"]["kind"]  # as in checkpoints older than the choice
         return {"target": self.target.hash, **{name: config[name] for name in kept}}
