@@ -3,7 +3,7 @@ backward, when they are needed, and only its input is kept until then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
+from pd_finetune.decomposition.masked_site import SourcedMask
 
 
 def blocks_of(model: nn.Module, components: Subcomponents) -> dict[nn.Module, list[str]]:
@@ -30,7 +31,7 @@ def blocks_of(model: nn.Module, components: Subcomponents) -> dict[nn.Module, li
 
 @contextmanager
 def masked_recomputed(
-    components: Subcomponents, model: nn.Module, masks: dict[str, SiteMask]
+    components: Subcomponents, model: nn.Module, masks: Mapping[str, SiteMask | SourcedMask]
 ) -> Iterator[None]:
     """`components.masked`, where backward computes what is within the model's blocks once more.
 
@@ -53,7 +54,10 @@ def masked_recomputed(
 
 
 def _recomputing(
-    forward: Any, components: Subcomponents, model: nn.Module, masks: dict[str, SiteMask]
+    forward: Any,
+    components: Subcomponents,
+    model: nn.Module,
+    masks: Mapping[str, SiteMask | SourcedMask],
 ) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         # hooks are set in here, as the second run comes when the caller's context is gone

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
+from pd_finetune.decomposition.masked_site import SourcedMask
+from pd_finetune.decomposition.readings import Kernels
 from pd_finetune.decomposition.recompute import masked_recomputed
 from pd_finetune.runtime import autocast
 from pd_finetune.targets.readout import LogitReadout, Readout
@@ -83,7 +87,47 @@ class Reconstruction:
         }
         return self.divergence_under(masks)
 
-    def divergence_under(self, masks: dict[str, SiteMask]) -> Float[Tensor, "rows pos"]:
+    def divergence_from_sources(
+        self,
+        ci: Sequence[Float[Tensor, "rows pos C"]],
+        sources: Float[Tensor, "hostile _ C_and_sites"] | None,
+        noise: Float[Tensor, "others pos C_and_sites"] | None,
+        kernels: Kernels,
+        route: Bool[Tensor, "rows pos sites"] | None = None,
+        frozen: bool = False,
+    ) -> Float[Tensor, "rows pos"]:
+        """As above, masks and Delta's masks made of the raw ones: g + (1 - g) r.
+
+        Args:
+            ci: causal importances of each site.
+            sources: r of the first rows and of their Delta, one per site, in the last dimension.
+            noise: the same of the other rows.
+            frozen: no gradients for V and U.
+        """
+        order, widths = self.ci_function.order, [*self.ci_function.C, len(self.ci_function.order)]
+        hostile, others = (
+            [None] * len(widths) if r is None else r.split(widths, -1) for r in (sources, noise)
+        )
+        length = self.batch.shape[1]
+        deltas = [r.expand(-1, length, -1) for r in (hostile[-1], others[-1]) if r is not None]
+        delta = torch.cat(deltas)
+        masks = {
+            name: SourcedMask(
+                ci[i],
+                hostile[i],
+                others[i],
+                delta[..., i],
+                kernels,
+                None if route is None else route[..., i],
+                frozen,
+            )
+            for i, name in enumerate(order)
+        }
+        return self.divergence_under(masks)
+
+    def divergence_under(
+        self, masks: Mapping[str, SiteMask | SourcedMask]
+    ) -> Float[Tensor, "rows pos"]:
         """As above, the named sites replaced in one forward, each in its own way."""
         context = masked_recomputed if self.recompute else Subcomponents.masked
         with context(self.components, self.model, masks):

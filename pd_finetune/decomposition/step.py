@@ -13,18 +13,13 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.losses import (
     FrequencyPenalty,
-    Kernels,
     faithfulness,
-    masks_and_p_norm,
-    masks_and_smooth_l0,
-    p_norm_means,
     p_norm_minimality,
-    smooth_l0_means,
 )
 from pd_finetune.decomposition.micro_batch import MicroBatch
 from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
@@ -151,15 +146,17 @@ class StepMaker:
     @torch.no_grad()
     def _means_alone(self, batch: Tensor, step: int) -> Float[Tensor, " C"]:
         x = self._reconstruction(batch).pre_sigmoid()
-        return self._means(x, step / self.recipe.steps)
+        measure = self._measure(step / self.recipe.steps)
+        return readings(x, self.ci_function.C, measure, self.kernels)[1]
 
     def _loss(self, batch: Tensor, step: int, share: Share) -> StepLoss:
         recipe = self.recipe
         progress = step / recipe.steps
         recon = self._reconstruction(batch)
         x = recon.pre_sigmoid()
+        ci, own = readings(x, self.ci_function.C, self._measure(progress), self.kernels)
         form = self._merged if recipe.recon == "merged" else self._separate
-        result, own = form(recon, x, progress, share)
+        result = form(recon, ci, progress, share)
         # minimality is no mean over tokens: its value and slope are taken at the global batch's
         # means, its gradient flows through this part
         everywhere = self.workers.mean(own) if share.means is None else share.means
@@ -185,80 +182,72 @@ class StepMaker:
         result.terms["ci_l0"] = (x.detach() > 0).sum().item() / recon.positions
         return result
 
-    def _masks(
-        self, x: Tensor, r: Tensor, progress: float
-    ) -> tuple[Float[Tensor, "rows pos C"], Float[Tensor, " C"]]:
+    def _measure(self, progress: float) -> Measure:
         recipe = self.recipe
         if recipe.minimality == "p_norm":
-            return masks_and_p_norm(x, r, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
-        gamma = annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
-        return masks_and_smooth_l0(x, r, torch.tensor(gamma, device=x.device), self.kernels)
-
-    def _means(self, x: Tensor, progress: float) -> Float[Tensor, " C"]:
-        recipe = self.recipe
-        if recipe.minimality == "p_norm":
-            return p_norm_means(x, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
-        return smooth_l0_means(
-            x, annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
-        )
+            return Measure("p_norm", annealed(recipe.p_start, recipe.p_end, progress, 1.0))
+        ends = recipe.gamma_start, recipe.gamma_end
+        return Measure("smooth_l0", annealed(*ends, progress, recipe.anneal_fraction))
 
     def _merged(
-        self, recon: Reconstruction, x: Tensor, progress: float, share: Share
-    ) -> tuple[StepLoss, Tensor]:
+        self, recon: Reconstruction, ci: list[Tensor], progress: float, share: Share
+    ) -> StepLoss:
         """One masked forward: the first half of the rows adversarial on all sites, the other
         stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
-        rows, length, C = x.shape
-        sites = len(self.components.sites)
+        rows, length = ci[0].shape[:2]
         hostile = 0 if share.sources is None else rows // 2
-        random = slice(hostile, rows)
-        r = share.noise.sources(random, length, C + sites)
-        route = share.noise.routes(random, length, sites)
+        noise, route = self._draws(share, slice(hostile, rows), length)
         leaf = None
         if share.sources is not None:
             leaf = share.sources.leaf()
-            r = torch.cat([_over_positions(leaf, length), r])
             route = torch.cat([torch.ones_like(route), route])
-        mask, means = self._masks(x, r[..., :C], progress)
-        divergence = recon.divergence(mask, r[..., C:], route)
+        divergence = recon.divergence_from_sources(
+            ci, _over_positions(leaf), noise, self.kernels, route
+        )
         name = self.readout.term
         terms = {f"stochastic_{name}": divergence[hostile:].mean().item()}
         if hostile:
             terms[f"adversarial_{name}"] = divergence[:hostile].mean().item()
-        return StepLoss(divergence.mean(), terms, leaf), means
+        return StepLoss(divergence.mean(), terms, leaf)
 
     def _separate(
-        self, recon: Reconstruction, x: Tensor, progress: float, share: Share
-    ) -> tuple[StepLoss, Tensor]:
+        self, recon: Reconstruction, ci: list[Tensor], progress: float, share: Share
+    ) -> StepLoss:
         """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
-        rows, length, C = x.shape
-        sites = len(self.components.sites)
-        r = share.noise.sources(slice(rows), length, C + sites)
-        route = share.noise.routes(slice(rows), length, sites)
+        rows, length = ci[0].shape[:2]
+        noise, route = self._draws(share, slice(rows), length)
         # one reading for all passes: the sigmoid's backward clamps the sum of their gradients
-        g = lower_leaky(x)
-        means = self._means(x, progress)
-        stochastic = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:], route).mean()
+        divergence = recon.divergence_from_sources(ci, None, noise, self.kernels, route)
+        stochastic = divergence.mean()
         terms = {f"stochastic_{self.readout.term}": stochastic.item()}
         if share.sources is None:
-            return StepLoss(stochastic, terms), means
+            return StepLoss(stochastic, terms)
+        fixed = [g.detach() for g in ci]
         for _ in range(self.recipe.adversary_extra_climbs):
             leaf = share.sources.leaf()
-            r = _over_positions(leaf, length)
-            mask = g.detach() + (1 - g.detach()) * r[..., :C]
+            divergence = recon.divergence_from_sources(
+                fixed, _over_positions(leaf), None, self.kernels, frozen=True
+            )
             # one half, as the last climb's gradient comes from the weighted loss
-            climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
-            (gradient,) = torch.autograd.grad(climbed, leaf)
+            (gradient,) = torch.autograd.grad(0.5 * divergence.mean(), leaf)
             share.sources.climb(gradient / (share.parts * self.workers.size), self.warmth(progress))
         leaf = share.sources.leaf()
-        r = _over_positions(leaf, length)
-        adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()
+        divergence = recon.divergence_from_sources(ci, _over_positions(leaf), None, self.kernels)
+        adversarial = divergence.mean()
         terms[f"adversarial_{self.readout.term}"] = adversarial.item()
-        return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
+        return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf)
+
+    def _draws(self, share: Share, rows: slice, length: int) -> tuple[Tensor, Tensor]:
+        """r of subcomponents and Deltas, and routes, of some rows."""
+        sites = len(self.ci_function.order)
+        noise = share.noise.sources(rows, length, sum(self.ci_function.C) + sites)
+        return noise, share.noise.routes(rows, length, sites)
 
 
 def _slope(result: StepLoss) -> Tensor | None:
     return None if result.sources is None else result.sources.grad
 
 
-def _over_positions(values: Tensor, length: int) -> Float[Tensor, "rows pos any"]:
-    return values if values.ndim == 3 else values[:, None].expand(-1, length, -1)
+def _over_positions(leaf: Tensor | None) -> Float[Tensor, "rows _ any"] | None:
+    """Sources shared over positions with a dimension of 1 for them."""
+    return leaf if leaf is None or leaf.ndim == 3 else leaf[:, None]

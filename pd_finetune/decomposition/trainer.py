@@ -18,10 +18,12 @@ from tqdm import tqdm
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.initialise import initialise
-from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
+from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.micro_batch import micro_batches
 from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.readings import Kernels
+from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition.step import StepMaker, StepSlopes
@@ -96,6 +98,8 @@ class Trainer:
 
     def memory_bytes(self) -> dict[str, int]:
         """What the training will take in each process, by part (an estimate)."""
+        recompute = self.config.activation_checkpointing
+        blocks = blocks_of(self.target.model, self.components) if recompute else {}
         target_bytes = sum(p.numel() * p.element_size() for p in self.target.model.parameters())
         return memory_bytes(
             self.components.sites,
@@ -104,6 +108,8 @@ class Trainer:
             self.config.ci_function,
             self.config.recipe,
             self.workers.size,
+            self.config.micro_batch,
+            max(1, len(blocks)),
         )
 
     def _rows(self) -> tuple[list[int], list[int]]:
