@@ -41,15 +41,12 @@ class SourcedMask:
 
 def scale(ci: Tensor, r: Tensor, delta: Tensor) -> Tensor:
     """Scale of x V: the mask less Delta's, since x Delta^T = x W^T - (x V) U."""
-    return ci + (1 - ci) * r - delta
+    return torch.addcmul(ci - delta, 1 - ci, r)
 
 
-def scale_gradients(
-    of_product: Tensor, inner: Tensor, scales: Tensor, ci: Tensor, r: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From the gradient of `inner * scales`: of inner, of g, of r, of delta (negative sum)."""
-    of_scale = of_product * inner
-    return of_product * scales, of_scale * (1 - r), of_scale * (1 - ci), of_scale.sum(-1)
+def of_ci(of_scale: Tensor, r: Tensor) -> Tensor:
+    """Gradient of g from that of its scale, or of r where g is given in place of r."""
+    return torch.addcmul(of_scale, of_scale, r, value=-1)
 
 
 class _SourcedOutput(torch.autograd.Function):
@@ -68,9 +65,8 @@ class _SourcedOutput(torch.autograd.Function):
         kernels: Kernels,
     ) -> Tensor:
         inner = x @ V
-        scales = torch.empty_like(ci)
-        for rows, r in _by_rows(sources, noise):
-            scales[rows] = kernels.scale(ci[rows], r, delta[rows, :, None])
+        parts = _by_rows(sources, noise)
+        scales = _joined([kernels.scale(ci[p], r, delta[p, :, None]) for p, r in parts])
         out = (inner * scales).to(U.dtype) @ U
         out = torch.addcmul(out, delta[..., None].to(out.dtype), own)
         ctx.save_for_backward(x, V, U, own, ci, sources, noise, delta, route, inner, scales)
@@ -88,28 +84,35 @@ class _SourcedOutput(torch.autograd.Function):
         through = grad * delta[..., None].to(grad.dtype)
         of_own = through if of_own is None else of_own.add_(through)
         of_product = grad @ U.T
-        of_inner, of_ci = torch.empty_like(of_product), torch.empty_like(ci)
-        of_delta, of_sources = (grad * own).float().sum(-1), None
-        for rows, r in _by_rows(sources, noise):
-            of_inner[rows], of_ci[rows], of_r, total = ctx.kernels.scale_gradients(
-                of_product[rows], inner[rows], scales[rows], ci[rows], r
-            )
-            of_delta[rows] -= total
-            if r is sources and ctx.needs_input_grad[5]:
-                of_sources = of_r if r.shape[1] == of_r.shape[1] else of_r.sum(1, keepdim=True)
+        of_scale = (of_product * inner).to(ci.dtype)
+        of_inner = of_product.mul_(scales)
+        of_delta = (grad * own).to(ci.dtype).sum(-1) - of_scale.sum(-1)
+        kernel, of_g = ctx.kernels.of_ci, None
+        if ctx.needs_input_grad[4]:
+            of_g = _joined([kernel(of_scale[p], r) for p, r in _by_rows(sources, noise)])
+        of_sources = None
+        if sources is not None and ctx.needs_input_grad[5]:
+            hostile = slice(0, len(sources))
+            of_sources = kernel(of_scale[hostile], ci[hostile])
+            if sources.shape[1] != of_sources.shape[1]:
+                of_sources = of_sources.sum(1, keepdim=True)
         of_V = of_U = None
         if ctx.needs_input_grad[1]:
             of_V = x.flatten(0, -2).T @ of_inner.flatten(0, -2)
             product = (inner * scales).to(U.dtype)
             of_U = product.flatten(0, -2).T @ grad.flatten(0, -2)
         of_x = of_inner @ V.T if ctx.needs_input_grad[0] else None
-        return of_x, of_V, of_U, of_own, of_ci, of_sources, None, of_delta, None, None
+        return of_x, of_V, of_U, of_own, of_g, of_sources, None, of_delta, None, None
 
 
 def _by_rows(sources: Tensor | None, noise: Tensor | None) -> list[tuple[slice, Tensor]]:
     hostile = 0 if sources is None else len(sources)
     found = [] if sources is None else [(slice(0, hostile), sources)]
     return found if noise is None else [*found, (slice(hostile, None), noise)]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def sourced_output(

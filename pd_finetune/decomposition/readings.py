@@ -16,20 +16,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pd_finetune.decomposition.sigmoids import LEAK, lower_leaky_gradient, upper_leaky
+from pd_finetune.decomposition.sigmoids import (
+    lower_leaky_gradient,
+    upper_leaky,
+    upper_leaky_gradient,
+)
 
 
 def _smooth_l0(x: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    squared = upper_leaky(x).square()
-    return x.clamp(0.0, 1.0), (squared / (squared + gamma * gamma)).flatten(0, -2).mean(0)
+    upper = upper_leaky(x)
+    bottom = torch.addcmul(gamma * gamma, upper, upper)
+    # g^2 / (g^2 + gamma^2) = 1 - gamma^2 / (g^2 + gamma^2) would lose digits near 0
+    return x.clamp(0.0, 1.0), (upper * upper / bottom).flatten(0, -2).mean(0)
 
 
 def _smooth_l0_gradient(x: Tensor, gamma: Tensor, grad_ci: Tensor, grad_mean: Tensor) -> Tensor:
     upper, square = upper_leaky(x), gamma * gamma
-    bottom = upper.square() + square
-    slope = torch.where(x > 1, LEAK, torch.where(x > 0, 1.0, 0.0))
-    smooth = upper / (bottom * bottom) * slope
-    return lower_leaky_gradient(x, grad_ci) + smooth * (grad_mean * (2 * square))
+    bottom = torch.addcmul(square, upper, upper)
+    slope = upper / (bottom * bottom) * (grad_mean * (2 * square))
+    return lower_leaky_gradient(x, grad_ci) + upper_leaky_gradient(x, slope)
 
 
 # (0 + eps)^p has a slope at g = 0
@@ -42,9 +47,8 @@ def _p_norm(x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _p_norm_gradient(x: Tensor, p: Tensor, grad_ci: Tensor, grad_mean: Tensor) -> Tensor:
-    power = torch.exp((p - 1) * torch.log(upper_leaky(x) + _EPS))
-    slope = torch.where(x > 1, LEAK, torch.where(x > 0, 1.0, 0.0))
-    return lower_leaky_gradient(x, grad_ci) + power * slope * (grad_mean * p)
+    slope = torch.exp((p - 1) * torch.log(upper_leaky(x) + _EPS)) * (grad_mean * p)
+    return lower_leaky_gradient(x, grad_ci) + upper_leaky_gradient(x, slope)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Kernels:
         self.reading = {"smooth_l0": wrap(_smooth_l0), "p_norm": wrap(_p_norm)}
         self.gradient = {"smooth_l0": wrap(_smooth_l0_gradient), "p_norm": wrap(_p_norm_gradient)}
         self.scale = wrap(masked_site.scale)
-        self.scale_gradients = wrap(masked_site.scale_gradients)
+        self.of_ci = wrap(masked_site.of_ci)
 
 
 class _Readings(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -123,13 +124,20 @@ class Reconstruction:
             )
             for i, name in enumerate(order)
         }
-        return self.divergence_under(masks)
+        return self._compare(self._masked(masks))
 
     def divergence_under(
         self, masks: Mapping[str, SiteMask | SourcedMask]
     ) -> Float[Tensor, "rows pos"]:
         """As above, the named sites replaced in one forward, each in its own way."""
+        return self.readout.divergence(self._masked(masks), self.clean)
+
+    def _masked(self, masks: Mapping[str, SiteMask | SourcedMask]) -> Float[Tensor, "rows pos any"]:
         context = masked_recomputed if self.recompute else Subcomponents.masked
         with context(self.components, self.model, masks):
-            masked = self._output()
-        return self.readout.divergence(masked, self.clean)
+            return self._output()
+
+    @cached_property
+    def _compare(self) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            return self.readout.from_clean(self.clean)

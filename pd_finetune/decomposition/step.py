@@ -179,7 +179,8 @@ class StepMaker:
             result.terms["faithfulness"] = term.item()
         result.terms["minimality"] = minimality.item()
         result.terms["frequency"] = frequency.item()
-        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / recon.positions
+        important = sum(torch.count_nonzero(g.detach()).item() for g in ci)
+        result.terms["ci_l0"] = important / recon.positions
         return result
 
     def _measure(self, progress: float) -> Measure:

@@ -108,3 +108,25 @@ def test_compiled_kernels_equal_the_eager_ones() -> None:
     ]
     for compiled, eager in zip(*both, strict=True):
         torch.testing.assert_close(compiled, eager, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_in_bfloat16_it_is_as_near_as_products_are(routed: bool) -> None:
+    linear, components = made(bias=True)
+    linear, components = linear.float(), components.float()
+    route = torch.tensor([True, False, True]).expand(ROWS, -1) if routed else None
+    found = []
+    for enabled in (False, True):
+        by = leaves(2, True, torch.float32)
+        noise = torch.full((ROWS - 2, POSITIONS, C), 0.25)
+        mask = SourcedMask(by["ci"], by["sources"], noise, by["delta"], Kernels(), route)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            own = linear(by["x"])
+            out = components.masked_output("0", linear, by["x"], own, mask)
+        assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
+        wanted = [*by.values(), components.V("0"), components.U("0")]
+        gradients = torch.autograd.grad(out.float().square().sum(), wanted)
+        assert [g.dtype for g in gradients] == [torch.float32] * len(wanted)
+        found.append((out.float(), *gradients))
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < (rounded - exact).norm() < 0.03 * exact.norm()
