@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from pd_finetune.config import LoggerConfig
@@ -161,6 +163,23 @@ class BackgroundTracker:
                 self._thread.submit(lambda: self._opening.result().finish(exit_code)).result()
         finally:
             self._thread.shutdown()
+
+
+def warm_up(settings: LoggerConfig) -> None:
+    """Start W&B's service on a thread while the run still loads; nothing is written.
+
+    It needs a second of a core, which loading leaves free and training does not.
+    """
+
+    def start() -> None:
+        import wandb
+
+        # whatever is wrong shows, with a message, when the run opens its tracker
+        with suppress(Exception):
+            wandb.setup(wandb.Settings(silent=True, quiet=True, console="off"))
+
+    if settings.kind != "none":
+        Thread(target=start, name="tracker-warm-up", daemon=True).start()
 
 
 def open_tracker(
