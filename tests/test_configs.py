@@ -131,6 +131,11 @@ def test_toys_bring_their_sites_and_published_settings() -> None:
     assert composed("decompose").toy is None
 
 
+def test_a_share_of_0_leaves_a_language_out() -> None:
+    assert set(composed("decompose", "mixture.code=0").mixture) == {"en", "de", "fr", "es", "it"}
+    assert composed("decompose", "experiment=vpd_paper").mixture == {"en": 1}
+
+
 @pytest.mark.parametrize(
     ("stage", "override", "message"),
     [
@@ -190,6 +195,9 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("decompose", ["recipe.rows=1"], "recipe.rows=1"),
         ("decompose", ["~sites", "+sites={}"], "sites is empty"),
         ("decompose", ["ci_function.kind=x"], "possible are transformer, mlp"),
+        ("decompose", ["micro_batch=-1"], "micro_batch=-1"),
+        ("decompose", ["recipe.adversary_warmup_fraction=2"], "adversary_warmup_fraction=2"),
+        ("decompose", ["mixture={en: 0, de: 0, fr: 0, es: 0, it: 0, code: 0}"], "mixture is empty"),
         ("decompose", ["initial=x"], "possible are row_space, free"),
         ("decompose", ["toy=tms_5_2", "toy.model.hidden=5"], "toy.model.hidden=5"),
         ("decompose", ["toy=residual_mlp", "toy.model.embedding=3"], "toy.model.embedding=3"),
