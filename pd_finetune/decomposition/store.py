@@ -13,26 +13,12 @@ from torch import Tensor
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.folder import RECORD, WEIGHTS, decomposition_folder
 from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256, make_folder, replacing, write_json
 from pd_finetune.stage_configs import CIFunctionConfig
 from pd_finetune.targets.readout import Decomposable
-
-EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
-WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
-
-
-def decomposition_folder(folder: str) -> Path:
-    """The folder meant by `decomposition.folder` ("embedded": the one that ships).
-
-    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first.
-    """
-    if folder == "embedded":
-        return EMBEDDED_DECOMPOSITION
-    from pd_finetune.goodfire.decomposition import converted_decomposition
-
-    return converted_decomposition(folder)
 
 
 def save_decomposition(

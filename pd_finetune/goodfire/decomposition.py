@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
-from pd_finetune.goodfire.cache import converted, source_sha256
+from pd_finetune.files import source_sha256
+from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import (
     is_checkpoint,
     latest_checkpoint,
@@ -38,7 +39,7 @@ def converted_decomposition(given: str, option: str = "decomposition.folder") ->
     Raises:
         UserError: a W&B run cannot be downloaded, or the checkpoint cannot be read.
     """
-    from pd_finetune.decomposition.store import RECORD
+    from pd_finetune.decomposition.folder import RECORD
 
     path = Path(given).expanduser()
     if (path / RECORD).is_file():
@@ -111,7 +112,7 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    from pd_finetune.decomposition.store import RECORD, WEIGHTS
+    from pd_finetune.decomposition.folder import RECORD, WEIGHTS
     from pd_finetune.files import file_sha256, write_json
     from pd_finetune.targets.load import tensors_hash
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any, Protocol
 
 from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
+from pd_finetune.files import json_text
 from pd_finetune.results.record import RunRecord
 
 
@@ -45,8 +44,23 @@ class NoTracker:
         """Nothing."""
 
 
+def tags_of(config: dict[str, Any]) -> list[str]:
+    """What runs are picked out by in W&B: method, selection, budget, seed and target language."""
+    method = config.get("method", {})
+    selector = str(config.get("selection", {}).get("_target_", "")).rpartition(".")[2]
+    facts = {
+        "method": method.get("name"),
+        # LoRA on all matrices selects nothing, whatever the group says
+        "selection": None if method.get("where") == "all" else selector.removeprefix("select_"),
+        "budget": config.get("budget"),
+        "seed": config.get("seed"),
+        "target": config.get("languages", {}).get("target"),
+    }
+    return [f"{name}:{value}" for name, value in facts.items() if value not in (None, "")]
+
+
 class WandbTracker:
-    """One W&B run; metrics are named `section/name`.
+    """One W&B run; metrics are named `section/name`, see docs/wandb.md.
 
     Args:
         settings: project, group and whether it is online.
@@ -66,12 +80,13 @@ class WandbTracker:
         online = settings.kind == "wandb_online"
         if online and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
             raise UserError("logger=wandb_online needs a login: run `wandb login` or take another")
-        self._wandb = wandb
+        self._wandb, self._name = wandb, name
         try:
             self._run = wandb.init(
                 project=settings.project,
                 group=settings.group,
                 name=name,
+                tags=tags_of(config),
                 dir=str(folder),
                 config=config,
                 mode="online" if online else "offline",
@@ -96,7 +111,7 @@ class WandbTracker:
         self._run.log(metrics, step=step)
 
     def record(self, record: RunRecord) -> None:
-        """The result, as summary values."""
+        """The result: summary values, and `result.json` as an artifact of the run's name."""
         values: dict[str, Any] = {
             "result/to_chance_nats": record.to_chance_nats,
             "result/english_kl_nats": record.english_kl_nats,
@@ -110,6 +125,10 @@ class WandbTracker:
         for key, value in record.masks.items():
             values[f"masks/{key}"] = value
         self._run.summary.update({name: v for name, v in values.items() if v is not None})
+        artifact = self._wandb.Artifact(self._name, type="result")
+        with artifact.new_file("result.json", mode="w", encoding="utf-8") as handle:
+            handle.write(json_text(record.to_dict()))
+        self._run.log_artifact(artifact)
 
     def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
         """A table of prompts and continuations before and after."""
@@ -127,8 +146,7 @@ class WandbTracker:
 class BackgroundTracker:
     """A tracker that opens, and does everything else, on a thread of its own, in order.
 
-    W&B takes two seconds to start, about as long as a whole fine-tune of the embedded target; the
-    run does not wait for it. What goes wrong there is raised here, at the next call.
+    The run does not wait for it. What goes wrong there is raised here, at the next call.
     """
 
     def __init__(self, opener: Callable[[], Tracker]) -> None:
@@ -165,27 +183,12 @@ class BackgroundTracker:
             self._thread.shutdown()
 
 
-def warm_up(settings: LoggerConfig) -> None:
-    """Start W&B's service on a thread while the run still loads; nothing is written.
-
-    It needs a second of a core, which loading leaves free and training does not.
-    """
-
-    def start() -> None:
-        import wandb
-
-        # whatever is wrong shows, with a message, when the run opens its tracker
-        with suppress(Exception):
-            wandb.setup(wandb.Settings(silent=True, quiet=True, console="off"))
-
-    if settings.kind != "none":
-        Thread(target=start, name="tracker-warm-up", daemon=True).start()
-
-
 def open_tracker(
     settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
 ) -> Tracker:
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
         return NoTracker()
-    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))
+    from pd_finetune.results.tracker_process import RemoteTracker
+
+    return BackgroundTracker(lambda: RemoteTracker(settings, folder, name, config))

@@ -7,22 +7,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 
 from pd_finetune.errors import UserError
+from pd_finetune.targets.folder import model_folder
 from pd_finetune.targets.readout import LogitReadout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 
-
-@dataclass
+@dataclass(eq=False)
 class Target:
     """A loaded causal language model in evaluation mode, frozen, with its tokenizer."""
 
@@ -84,15 +82,6 @@ def fuse_activations(model: torch.nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(parent, name, torch.nn.GELU(approximate="tanh"))
-
-
-def model_folder(folder: str) -> Path:
-    """The transformers folder meant by `model.folder`, converted from Goodfire's where need be."""
-    if folder == "embedded":
-        return EMBEDDED_TARGET
-    from pd_finetune.goodfire.target import target_folder
-
-    return target_folder(folder)
 
 
 def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:

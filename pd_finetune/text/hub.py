@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, file_sha256, make_folder, replacing
+from pd_finetune.files import cache_folder, make_folder, replacing, source_sha256
 from pd_finetune.text.hub_rows import hub_rows, local_files, local_rows
 from pd_finetune.text.sources import ParquetFolder
 
@@ -124,7 +124,7 @@ class _CachedText(ABC):
 
     def fingerprint(self, language: str) -> str:
         """Identity of the text, for caches and records (hex)."""
-        return file_sha256(self.path(language))
+        return source_sha256(self.path(language))
 
     def documents(self, language: str, split: str) -> list[str]:
         """All documents of one split; there is no out-of-domain text here."""

@@ -1,5 +1,6 @@
 """Records, run directories, the table and the W&B mirror."""
 
+import fcntl
 import io
 import json
 import math
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
-from pd_finetune.results import environment
+from pd_finetune.results import environment, tracker_process
 from pd_finetune.results.record import (
     Hashes,
     RunRecord,
@@ -25,8 +26,9 @@ from pd_finetune.results.record import (
     Values,
     read_records,
 )
-from pd_finetune.results.rundir import RunDirectory, config_hash
+from pd_finetune.results.rundir import RunBusy, RunDirectory, config_hash
 from pd_finetune.results.table import print_record
+from pd_finetune.results.tracker_process import RemoteTracker
 from pd_finetune.results.tracking import BackgroundTracker, NoTracker, open_tracker
 
 CONFIG: dict[str, Any] = {
@@ -166,6 +168,38 @@ def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_that_another_process_has_just_finished_is_left_alone(tmp_path: Path) -> None:
+    late = directory(tmp_path)
+    assert late.finished_record() is None
+    with directory(tmp_path) as run:
+        run.write_record(record())
+    with pytest.raises(RunBusy, match="just finished"), late:
+        pass
+    assert late.finished_record() == record()
+    assert not (late.path / ".lock").exists()
+
+
+def test_a_lock_that_its_holder_removed_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock file and locking it, the holder ends and somebody else begins."""
+    first, second, third = directory(tmp_path), directory(tmp_path), directory(tmp_path)
+    first.__enter__()
+    lock, swapped = fcntl.flock, []
+
+    def late_lock(handle: Any, operation: int) -> None:
+        if not swapped:
+            swapped.append(True)
+            first.__exit__(None, None, None)
+            second.__enter__()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late_lock)
+    with pytest.raises(RunBusy), third:
+        pass
+    second.__exit__(None, None, None)
+
+
 def test_another_config_in_the_directory_is_refused(tmp_path: Path) -> None:
     with directory(tmp_path) as run:
         run.write_record(record())
@@ -247,7 +281,9 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
         tracker.finish(exit_code=0)
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 0
-    assert b"masks/h.3.attn.v_proj:513" in files[0].read_bytes()
+    content = files[0].read_bytes()
+    for word in (b"masks/h.3.attn.v_proj:513", b"method:mask", b"budget:4", b"result.json"):
+        assert word in content
     with proxy, pytest.raises(BlockingIOError):
         proxy.accept()
     assert "wandb" not in capfd.readouterr().err
@@ -256,14 +292,33 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
 def test_wandb_online_without_login_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wandb
-
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr(type(wandb.api), "api_key", property(lambda self: None))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # where a stored login would be
     tracker = open_tracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
     with pytest.raises(UserError, match="wandb login"):
         tracker.record(record())
     tracker.finish(exit_code=1)
+
+
+def test_one_process_serves_one_run_after_the_other(tmp_path: Path) -> None:
+    settings = LoggerConfig(kind="wandb_offline")
+    tracker_process.warm_up(settings)
+    (process,) = tracker_process._idle
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tracker = open_tracker(settings, tmp_path / name, name, CONFIG)
+        tracker.log(0, {"train/lr": 0.1})
+        tracker.finish(0)
+        assert len(list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))) == 1
+    assert tracker_process._idle == [process]
+
+
+def test_a_tracker_whose_process_ended_says_so(tmp_path: Path) -> None:
+    tracker = RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG)
+    tracker._process.kill()
+    tracker._process.wait()
+    with pytest.raises(UserError, match="has ended"):
+        tracker.log(0, {"train/lr": 0.1})
 
 
 class Recorder(NoTracker):
