@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep wandb-sync figures toys benchmark test check clean
+.PHONY: help setup run sweep wandb-sync rollouts figures toys benchmark test check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -30,8 +30,11 @@ sweep: $(STAMP)  ## the write-up's comparison: every method, budget and seed (SH
 wandb-sync: $(STAMP)  ## send the runs that W&B logged offline to its server
 	$(RUN) scripts/wandb_sync.py $(ARGS)
 
-figures: $(STAMP)  ## figures and tables from the runs there are
+figures: $(STAMP)  ## figures, tables and the page of results from the runs there are
 	$(RUN) -m pd_finetune.figures $(ARGS)
+
+rollouts: $(STAMP)  ## continuations of fixed prompts, before and after each arm's edits
+	$(RUN) -m pd_finetune.rollouts $(ARGS)
 
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
 	$(RUN) scripts/toys.py $(ARGS)

@@ -16,6 +16,7 @@ SCHEMAS: dict[str, Any] = {
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,
     "figures": stage_configs.FiguresConfig,
+    "rollouts": stage_configs.RolloutsConfig,
     # groups
     "model": config.ModelConfig,
     "decomposition": config.DecompositionConfig,

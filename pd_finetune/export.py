@@ -46,7 +46,7 @@ def run(config: ExportConfig) -> Path:
     record = finished_record(folder)
     _refuse_taken(out)
     prepare()
-    target, decomposition = _load(record, folder, config.device)
+    target, decomposition = load_parts(record, folder, config.device)
     method = load_method(folder, record, target, decomposition)
     model = bake(target, method)
     make_folder(out.parent)
@@ -94,8 +94,12 @@ def _refuse_taken(out: Path) -> None:
         raise UserError(f"out={out} exists and is not an empty folder: give a new one")
 
 
-def _load(record: RunRecord, folder: Path, device: str) -> tuple[Target, Decomposition]:
-    """The target and decomposition that the run worked on, checked by their hashes."""
+def load_parts(record: RunRecord, folder: Path, device: str) -> tuple[Target, Decomposition]:
+    """The target and decomposition that the run worked on, checked by their hashes.
+
+    Raises:
+        UserError: they are not where the record says, or have changed since.
+    """
     from pd_finetune.decomposition.store import load_decomposition
     from pd_finetune.runtime import device_of
     from pd_finetune.targets.load import load_target

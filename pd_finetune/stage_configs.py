@@ -307,7 +307,7 @@ class EvidenceConfig(StageConfig):
             require(value >= 1, f"{name}={value} must be at least 1")
 
 
-# ------------------------------------------------------------------ harvest, export, figures
+# ------------------------------------------------------------------ harvest, export, what is shown
 
 
 @dataclass
@@ -339,8 +339,40 @@ class ExportConfig:
 
 
 @dataclass
-class FiguresConfig:
-    """Figures and tables from a folder of run directories: `python -m pd_finetune.figures`."""
+class RolloutsConfig(StageConfig):
+    """Continuations of fixed prompts before and after edits: `python -m pd_finetune.rollouts`.
+
+    Of each arm the runs at its best budget (`results/reached.py`), those of lowest seed.
+    """
 
     runs: str = "runs"
     out: str = "figures"
+    prompts: dict[str, list[str]] = field(default_factory=dict)  # by language
+    tokens: int = 40  # of a continuation, at most
+    samples: int = 2  # sampled continuations of each prompt, beside the greedy one
+    temperature: float = 1.0
+    runs_per_arm: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tokens", "samples", "runs_per_arm"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        require(self.temperature > 0, f"temperature={self.temperature} must be above 0")
+        require(len(self.prompts) > 1, "prompts: give some for two languages or more")
+        for language, prompts in self.prompts.items():
+            require(len(prompts) > 0, f"prompts.{language} is empty: give one or more")
+
+
+@dataclass
+class FiguresConfig:
+    """Figures and tables from a folder of run directories: `python -m pd_finetune.figures`.
+
+    What is null is looked for: the harvest beside the runs' decomposition, tuning trials in
+    `<out>/tuning`, rollouts in `<out>/rollouts.jsonl`.
+    """
+
+    runs: str = "runs"  # or a runs.csv that this stage wrote
+    out: str = "figures"
+    harvest: str | None = None
+    tuning: str | None = None
+    rollouts: str | None = None

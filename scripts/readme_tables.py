@@ -16,8 +16,13 @@ from typing import Any
 
 import pandas as pd
 
+from pd_finetune.plots.tables import markdown as table_text
+from pd_finetune.report.claims import verdict_table
+from pd_finetune.results.verdicts import Part
+
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "pd_finetune" / "embedded"
+RESULTS = ROOT / "results" / "embedded"
 BUDGETS = (4, 16, 64)
 LANGUAGES = ("de", "en", "fr", "es", "it", "code")
 KL_ROWS = {
@@ -79,7 +84,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 def result() -> str:
     """Medians over seeds of the sweep, in nats."""
-    frame = pd.read_csv(ROOT / "results" / "embedded" / "summary.csv")
+    frame = pd.read_csv(RESULTS / "summary.csv")
     medians = frame.set_index(["arm", "budget", "measure"])["median"]
     rows = []
     for arm in frame["arm"].drop_duplicates():
@@ -97,10 +102,24 @@ def result() -> str:
     return markdown(["arm", "German tokens", "German to chance", *LANGUAGES[1:]], rows)
 
 
+def headline() -> str:
+    """Every arm at the budget where it is compared, as `pd_finetune.figures` wrote it."""
+    return (RESULTS / "headline.md").read_text().strip()
+
+
+def claims() -> str:
+    """The verdict on every claim of the write-up, from the parts in `claims.csv`."""
+    rows = pd.read_csv(RESULTS / "claims.csv").to_dict("records")
+    parts = [Part(**{str(name): value for name, value in row.items()}) for row in rows]
+    return table_text(verdict_table(parts)).strip()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "target": target,
     "decomposition": decomposition,
     "result": result,
+    "headline": headline,
+    "claims": claims,
 }
 
 

@@ -25,6 +25,7 @@ ROOTS = {
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,
     "figures": stage_configs.FiguresConfig,
+    "rollouts": stage_configs.RolloutsConfig,
 }
 # what an option needs beside itself
 NEEDED = {

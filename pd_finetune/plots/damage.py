@@ -14,6 +14,7 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
     numbers = measure(summary, "protected_damage_nats")
     name = style.protected_name(frame)
     subtitle = style.runs_note("median", numbers["seeds"], "band")
+    subtitle += f"; dashed: {DAMAGE_NATS:.2f} nats"
     with style.canvas(f"{name}: damage", subtitle, (6.6, 4.0)) as (figure, axes):
         style.budget_axis(axes, numbers["budget"], style.target_name(frame))
         axes.set_ylabel("rise of cross-entropy [nats per token]")
@@ -22,6 +23,6 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
         room = 0.08 * (high - low)
         axes.set_ylim(low - room, high + room)
         style.mark_level(axes, 0.0, "unedited", above=False)
-        style.mark_level(axes, DAMAGE_NATS, f"{DAMAGE_NATS:.2f} nats", above=True, dashed=True)
+        style.mark_level(axes, DAMAGE_NATS, "", above=True, dashed=True)
         style.band_lines(axes, numbers, style.looks(frame))
     return style.Drawing(figure, numbers)

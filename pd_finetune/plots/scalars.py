@@ -1,13 +1,14 @@
-"""Where the one scalar ends: m_c by seed and budget."""
+"""Where the scales end: m_c by seed and budget, of one subcomponent and of several."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from pd_finetune.plots import style
-from pd_finetune.results.summary import arms_of
+from pd_finetune.results.arms import arms_of
 
 _LEVELS = ((1.0, "unedited"), (0.0, "removed"), (-1.0, "inverted"))
 
@@ -65,4 +66,56 @@ def draw(frame: pd.DataFrame) -> style.Drawing | None:
             ends[arm] = (float(medians.index[-1]), float(medians.iloc[-1]))
         if len(styles) > 1:
             style.label_ends(axes, ends, styles)
+    return style.Drawing(figure, numbers)
+
+
+# ------------------------------------------------------------------ several at once
+
+
+def table_of_several(frame: pd.DataFrame) -> pd.DataFrame:
+    """arm, budget, seed, place (in the selection, from 1), key and m_c of runs with several masks.
+
+    Of the first arm that has such runs; its runs select the same subcomponents.
+    """
+    several = frame[[len(masks) > 1 for masks in frame["masks"]]]
+    if several.empty:
+        return pd.DataFrame(columns=["arm", "budget", "seed", "place", "key", "m_c"])
+    several = several[several["arm"] == several["arm"].iloc[0]]
+    rows = [
+        (row.arm, row.budget, row.seed, place, key, value)
+        for row in several.itertuples()
+        for place, (key, value) in enumerate(row.masks.items(), start=1)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "budget", "seed", "place", "key", "m_c"])
+
+
+def draw_several(frame: pd.DataFrame) -> style.Drawing | None:
+    """A heat map: subcomponents in rows, runs in columns by budget and seed; white is unedited."""
+    numbers = table_of_several(frame)
+    if numbers.empty:
+        return None
+    wide = numbers.pivot(index="key", columns=["budget", "seed"], values="m_c")
+    keys = numbers.drop_duplicates("key").sort_values("place")["key"]
+    wide = wide.loc[keys].sort_index(axis=1)
+    # 1 is unedited and stands in the middle of the colours; the outermost 2 % are cut off
+    reach = max(float(np.nanpercentile(np.abs(wide.to_numpy() - 1.0), 98)), 1e-6)
+    size = (6.6, 1.5 + 0.21 * len(wide))
+    subtitle = (
+        f"{numbers['arm'].iloc[0]}: a column per run, by budget and within it by seed; "
+        "1 is unedited, 0 removed, below inverted"
+    )
+    with style.grid("The scales after fine-tuning", subtitle, 1, 1, size) as (figure, [[axes]]):
+        image = axes.imshow(
+            wide.to_numpy(), aspect="auto", cmap="PuOr", vmin=1 - reach, vmax=1 + reach
+        )
+        budgets = wide.columns.get_level_values("budget").to_numpy()
+        edges = np.flatnonzero(np.diff(budgets)) + 0.5
+        for edge in edges:
+            axes.axvline(edge, color="white", linewidth=2.5)
+        middles = [float(np.flatnonzero(budgets == value).mean()) for value in np.unique(budgets)]
+        axes.set_xticks(middles, [f"{value:,}" for value in np.unique(budgets)])
+        axes.set_xlabel(f"budget [{style.target_name(frame)} training tokens]")
+        axes.set_yticks(range(len(wide)), list(wide.index), fontsize=8)
+        style.bare(axes)
+        figure.colorbar(image, ax=axes, label="scale m (no unit)", extend="both", pad=0.02)
     return style.Drawing(figure, numbers)

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pd_finetune.files import replacing
-from pd_finetune.results.summary import ARMS, arms_of, write_csv
+from pd_finetune.results.arms import ARMS, arms_of
+from pd_finetune.results.summary import write_csv
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; yellow is too pale for lines
@@ -154,6 +155,22 @@ def panels(title: str, subtitle: str, count: int) -> Iterator[tuple[Figure, list
         yield figure, list(grid.flat[:count])
 
 
+@contextmanager
+def grid(
+    title: str, subtitle: str, rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> Iterator[tuple[Figure, list[list[Axes]]]]:
+    """A figure of rows x columns axes in the shared style; `options` as for `Figure.subplots`."""
+    with matplotlib.rc_context(_RC | {"axes.titlepad": 6, "axes.titlesize": 9.5}):
+        figure = Figure(figsize=size)
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+        lines = 1 + subtitle.count("\n")
+        # empty lines keep room for the subtitle
+        figure.suptitle(f"{title}" + "\n" * lines, x=0.01, ha="left", fontsize=11, weight="bold")
+        below = 1 - 0.33 / size[1]
+        figure.text(0.01, below, subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False)
+        yield figure, [list(row) for row in axes]
+
+
 def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
     """A log2 axis with a tick at each budget."""
     axes.set_xscale("log", base=2)
@@ -163,17 +180,33 @@ def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
     axes.set_xlabel(f"budget [{language} training tokens]")
 
 
-def mark_level(axes: Axes, level: float, text: str, above: bool, dashed: bool = False) -> None:
-    """A thin horizontal line across, named at its left end."""
+def bare(axes: Axes) -> None:
+    """No ticks and no frame: for heat maps and columns of text."""
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def contrast(colour: Sequence[float]) -> str:
+    """Ink or white, whichever is legible on a colour (relative luminance, ITU-R BT.709)."""
+    red, green, blue = colour[:3]
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
+
+
+def mark_level(
+    axes: Axes, level: float, text: str, above: bool, dashed: bool = False, right: bool = False
+) -> None:
+    """A thin horizontal line across, named at its left end, or at its `right` one."""
     axes.axhline(level, color=MUTED, linewidth=0.8, linestyle="--" if dashed else "-", zorder=1)
     axes.annotate(
         text,
-        (0, level),
-        (3, 2 if above else -2),
+        (1 if right else 0, level),
+        (-3 if right else 3, 2 if above else -2),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         fontsize=8,
         color=MUTED,
+        horizontalalignment="right" if right else "left",
         verticalalignment="bottom" if above else "top",
     )
 
@@ -231,9 +264,8 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[st
         )
 
 
-def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
+def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
     """Per arm a line through the medians and a band of the 95 % interval, against the budget."""
-    ends = {}
     for arm, look in styles.items():
         own = summary[summary["arm"] == arm]
         axes.fill_between(
@@ -251,9 +283,15 @@ def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> No
             marker=look.marker,
             markersize=5,
             linewidth=1.8,
+            label=arm,
         )
-        last = own.iloc[-1]
-        ends[arm] = (float(last["budget"]), float(last["median"]))
+
+
+def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
+    """`bands`, each named at its right end."""
+    bands(axes, summary, styles)
+    last = summary.groupby("arm").last()
+    ends = {arm: (float(last.loc[arm, "budget"]), float(last.loc[arm, "median"])) for arm in styles}
     label_ends(axes, ends, styles)
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pd_finetune.results.summary import costs, damage_languages, tokens_to_target
+from pd_finetune.results.reached import tokens_to_target
+from pd_finetune.results.summary import costs, damage_languages
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 
 
@@ -60,8 +61,9 @@ def page(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
         "## Tokens to target\n\n"
         f"Smallest budget at which the median gap to chance is at most {AT_CHANCE_NATS} nats "
         f"(`at_chance_tokens`), and the median damage to {protected} below {DAMAGE_NATS:.2f} nats "
-        "too (`target_tokens`); a dash: at none that was tried.\n\n"
-        f"{markdown(tokens_to_target(frame))}\n"
+        "too (`target_tokens`), with 95 % bootstrap intervals over seeds (`_low`, `_high`); "
+        "a dash: at none that was tried.\n\n"
+        f"{markdown(tokens_to_target(frame).drop(columns='intervals'))}\n"
         "## What else was spent\n\n"
         f"{target} tokens beside the budget: for choosing subcomponents, for labels, for tuning "
         "learning rates. The cost of the decomposition itself is not in here.\n\n"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from pd_finetune.plots import style
 from pd_finetune.results.summary import measure
@@ -12,6 +16,33 @@ from pd_finetune.results.table import DAMAGE_NATS
 def _area(place: int, places: int) -> float:
     """Area of a mark in square points, from the smallest budget to the largest."""
     return 14.0 + 76.0 * place / max(places - 1, 1)
+
+
+_SHORTEST_ARROW = 14.0  # points; between marks nearer than that there is no room for a head
+
+
+def _arrows(axes: Axes, x: pd.Series, y: pd.Series, colour: str) -> None:
+    """A head in the middle of each segment that is long enough, pointing to the larger budget."""
+    at = axes.transData.transform(np.column_stack([x, y])) * 72 / axes.figure.dpi
+    data = np.column_stack([x, y])
+    for (first, second), (start, end) in zip(
+        itertools.pairwise(data), itertools.pairwise(at), strict=True
+    ):
+        if np.hypot(*(end - start)) < _SHORTEST_ARROW:
+            continue
+        axes.annotate(
+            "",
+            first + 0.58 * (second - first),
+            first + 0.42 * (second - first),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": colour,
+                "linewidth": 0,
+                "mutation_scale": 11,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
 
 
 def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
@@ -28,8 +59,8 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
     base = float(frame["base_target_ce_nats"].iloc[0])
     budgets = sorted(int(value) for value in numbers["budget"].unique())
     subtitle = (
-        f"{style.runs_note('median', numbers['seeds'])}; marks grow with the budget: "
-        f"{', '.join(map(str, budgets))} {target} tokens"
+        f"{style.runs_note('median', numbers['seeds'])}; arrows and growing marks: from "
+        f"{budgets[0]:,} to {budgets[-1]:,} {target} tokens"
     )
     title = f"{protected} damage against {target} destroyed"
     with style.canvas(title, subtitle, (6.6, 4.4)) as (figure, axes):
@@ -40,7 +71,8 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
         axes.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
         right = max(chance, x.max())
         axes.set_xlim(min(base, x.min()) - 0.05 * (right - base), right + 0.06 * (right - base))
-        style.mark_level(axes, DAMAGE_NATS, f"{DAMAGE_NATS:.2f} nats", above=True, dashed=True)
+        label = f"{DAMAGE_NATS:.2f} nats"
+        style.mark_level(axes, DAMAGE_NATS, label, above=True, dashed=True, right=True)
         axes.axvline(chance, color=style.MUTED, linewidth=0.8, zorder=1)
         axes.annotate(
             "chance",
@@ -82,6 +114,7 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
                 linewidth=0.5,
                 zorder=3,
             )
+            _arrows(axes, own["target_ce_nats"], own["protected_damage_nats"], look.colour)
             last = own.iloc[-1]
             ends[arm] = (float(last["target_ce_nats"]), float(last["protected_damage_nats"]))
         style.label_ends(axes, ends, styles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,41 @@ class RunRecord:
             ) from None
 
 
-def read_records(root: Path) -> list[RunRecord]:
-    """All records of finished runs below a folder of run directories, by directory name."""
-    records = [RunRecord.read(path) for path in sorted(root.glob("*/result.json"))]
-    return [record for record in records if record.finished]
+def _check_numbers(record: RunRecord, path: Path) -> None:
+    """Refuse a finished record without the numbers that every table needs."""
+    target, protected = record.target_language, set(record.protected_languages)
+    known = record.to_chance_nats is not None and protected
+    if not known or target not in record.edited.ce_nats or not protected <= set(record.damage_nats):
+        raise UserError(f"'{path}' lacks losses of {target} or of what is protected: it is damaged")
+
+
+def read_runs(
+    root: Path, on_broken: Callable[[UserError], object] | None = None
+) -> dict[Path, RunRecord]:
+    """Run directory and record of all finished runs below a folder, by directory name.
+
+    Args:
+        on_broken: called with what is wrong with a file that is no record, which is then left out.
+
+    Raises:
+        UserError: a file is no result record, and there is no `on_broken`.
+    """
+    found = {}
+    for path in sorted(root.glob("*/result.json")):
+        try:
+            record = RunRecord.read(path)
+            if record.finished:
+                _check_numbers(record, path)
+                found[path.parent] = record
+        except UserError as error:
+            if on_broken is None:
+                raise
+            on_broken(error)
+    return found
+
+
+def read_records(
+    root: Path, on_broken: Callable[[UserError], object] | None = None
+) -> list[RunRecord]:
+    """The records of `read_runs` alone."""
+    return list(read_runs(root, on_broken).values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,202 +11,111 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from pd_finetune.config import band
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_text
+from pd_finetune.results.arms import arm_name, arms_of
+from pd_finetune.results.pooling import check_comparable
 from pd_finetune.results.record import RunRecord
-from pd_finetune.results.rundir import relevant_config
-from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
+from pd_finetune.text.languages import LANGUAGE_NAMES
 
-ARMS = ("one scalar", "top 16", "LoRA r1", "LoRA r4", "localised LoRA")  # in the order of tables
-_CRITERIA = ("to_chance_nats", "protected_damage_nats")
 RESAMPLES, INTERVAL_PERCENT = 10_000, (2.5, 97.5)
-
-# of the config, but decided by hashes or without effect on what an arm finds
-_NOT_COMPARED = (
-    "budget",
-    "seed",
-    "model.folder",
-    "decomposition.folder",
-    "languages.source",
-    "token_budget.grid",
-    "evaluation",  # what matters of it is compared between all runs
-    "method.tuning_tokens",
-)
-
-_TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
-
-
-# ------------------------------------------------------------------ arms, and what may be pooled
-
-
-def _selection_name(record: RunRecord) -> str:
-    """How the subcomponents were chosen: label, top 16, random, a key, or keys."""
-    target = str(record.config.get("selection", {}).get("_target_", ""))
-    kind = target.rpartition(".")[2].removeprefix("select_")
-    if kind == "top":
-        return f"top {len(record.selection)}"
-    return record.selection[0] if kind == "keys" and len(record.selection) == 1 else kind
-
-
-def arm_name(record: RunRecord) -> str:
-    """The arm of the comparison that a run belongs to, from its method and selection."""
-    chosen = _selection_name(record)
-    if record.lora is not None:
-        rank = record.lora["rank"]
-        if record.lora["where"] == "all":
-            return f"LoRA r{rank}"
-        name = "localised LoRA" if rank == 1 else f"localised LoRA r{rank}"
-        return name if chosen == "label" else f"{name} ({chosen})"
-    count = len(record.masks)
-    if count == 0:
-        return record.method
-    if chosen.startswith("top"):
-        return chosen
-    if count == 1:
-        return "one scalar" if chosen == "label" else f"one scalar ({chosen})"
-    return f"{count} subcomponents ({chosen})"
-
-
-def arms_of(frame: pd.DataFrame) -> list[str]:
-    """The arms in a frame: the write-up's first, in the order of `ARMS`, then others by name."""
-    present = set(frame["arm"])
-    return [arm for arm in ARMS if arm in present] + sorted(present - set(ARMS))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{key}.")
-        else:
-            flat[key] = str(value)
-    return flat
-
-
-def _shared_facts(record: RunRecord) -> dict[str, str]:
-    """What all runs of one table must have in common."""
-    budget, evaluation = (record.config.get(name, {}) for name in ("token_budget", "evaluation"))
-    return _flat(
-        {
-            "languages.target": record.target_language,
-            "languages.preserve": record.protected_languages,
-            "hashes.target": record.hashes.target[:12],
-            "hashes.decomposition": record.hashes.decomposition[:12],
-            "hashes.text": {name: value[:12] for name, value in record.hashes.text.items()},
-            "evaluation": {
-                name: evaluation.get(name) for name in ("split", "rows", "window", "out_of_domain")
-            },
-            "token_budget": {
-                name: budget.get(name) for name in ("sequence_tokens", "min_paragraph_tokens")
-            },
-        }
-    )
-
-
-def _as_tuned(record: RunRecord) -> bool:
-    """Whether rate and KL weight are those of the budget's band, which the config carries."""
-    method = record.config.get("method", {})
-    bands = {int(key): value for key, value in (method.get("bands") or {}).items()}
-    return bool(bands) and all(
-        method.get(name) == value for name, value in band(bands, record.budget).items()
-    )
-
-
-def _arm_facts(record: RunRecord) -> dict[str, str]:
-    """What all runs of one arm must have in common: its config but for budget and seed."""
-    everywhere = record.lora is not None and record.lora["where"] == "all"
-    left_out = (
-        *_NOT_COMPARED,
-        *(["selection"] if everywhere else []),
-        *(_TUNED if _as_tuned(record) else []),
-    )
-    return {
-        key: value
-        for key, value in _flat(relevant_config(record.config)).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
-    }
-
-
-def _refuse_differences(
-    records: Sequence[RunRecord], facts: Callable[[RunRecord], dict[str, str]], whose: str
-) -> None:
-    found = [facts(record) for record in records]
-    differing = []
-    for key in sorted(set().union(*found)):
-        values = [fact.get(key, "absent") for fact in found]
-        if len(set(values)) > 1:
-            counts = [f"{value} ({values.count(value)} runs)" for value in sorted(set(values))]
-            differing.append(f"{key}: {', '.join(counts)}")
-    if differing:
-        raise UserError(
-            f"{whose} differ in {'; '.join(differing)}. They cannot stand in one table: "
-            "move what does not belong into a folder of its own, and give that by runs=..."
-        )
-
-
-def check_comparable(records: Sequence[RunRecord]) -> None:
-    """Refuse to pool what is not one experiment.
-
-    Raises:
-        UserError: runs differ in target language, model, decomposition, text or evaluation, or the
-            runs of one arm differ in more than budget and seed.
-    """
-    _refuse_differences(records, _shared_facts, "the runs")
-    by_arm: dict[str, list[RunRecord]] = {}
-    for record in records:
-        by_arm.setdefault(arm_name(record), []).append(record)
-    for arm, own in by_arm.items():
-        _refuse_differences(own, _arm_facts, f"the runs of '{arm}'")
+_STRUCTURED = ("masks", "selection")  # columns that are JSON in a CSV
 
 
 # ------------------------------------------------------------------ the frame of runs
 
 
+def _number(value: Any) -> float:
+    """A setting as a number; NaN where the record has none."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _off_target(record: RunRecord) -> float:
+    """Mean damage over the languages that are neither target nor protected; code is none."""
+    spared = {record.target_language, *record.protected_languages}
+    names = [name for name in record.damage_nats if name in LANGUAGE_NAMES and name not in spared]
+    return float(np.mean([record.damage_nats[name] for name in names])) if names else float("nan")
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    config = record.config
+    method, objective = (config.get(name, {}) for name in ("method", "objective"))
+    return {
+        "arm": arm_name(record),
+        "budget": record.budget,
+        "seed": record.seed,
+        "to_chance_nats": record.to_chance_nats,
+        "target_ce_nats": record.edited.ce_nats[record.target_language],
+        "protected_damage_nats": max(
+            record.damage_nats[name] for name in record.protected_languages
+        ),
+        "off_target_damage_nats": _off_target(record),
+        **{f"damage_{name}_nats": value for name, value in record.damage_nats.items()},
+        "protected_kl_nats": record.english_kl_nats,
+        "masks": record.masks,
+        "selection": record.selection,
+        "trainable_parameters": record.trainable_parameters,
+        "lr": _number(method.get("lr")),
+        "kl_weight": _number(method.get("kl_weight")),
+        "steps": record.steps,
+        "protected_tokens_per_step": _number(objective.get("protect_rows"))
+        * _number(objective.get("protect_tokens")),
+        "training_tokens": record.target_tokens.training,
+        "selection_tokens": record.target_tokens.selection,
+        "labels_tokens": record.target_tokens.labels,
+        "tuning_tokens": record.target_tokens.tuning,
+        "load_seconds": record.seconds.load,
+        "train_seconds": record.seconds.train,
+        "evaluate_seconds": record.seconds.evaluate,
+        "target_language": record.target_language,
+        "protected_languages": " ".join(record.protected_languages),
+        "chance_nats": record.chance_nats,
+        "base_target_ce_nats": record.base.ce_nats[record.target_language],
+        "evaluation_split": config.get("evaluation", {}).get("split"),
+        "model": config.get("model", {}).get("folder"),
+        "decomposition": config.get("decomposition", {}).get("folder"),
+        "decomposition_hash": record.hashes.decomposition,
+        "config_hash": record.config_hash,
+    }
+
+
 def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row a finished run, by arm, budget and seed; the same run done twice counts once.
 
-    `protected_damage_nats` is the largest damage over the protected languages (English by default).
+    `protected_damage_nats` is the largest damage over the protected languages (English by default),
+    `off_target_damage_nats` the mean over the languages that are neither (code is no language).
 
     Raises:
         UserError: see `check_comparable`.
     """
     check_comparable(records)
-    rows = [
-        {
-            "arm": arm_name(record),
-            "budget": record.budget,
-            "seed": record.seed,
-            "to_chance_nats": record.to_chance_nats,
-            "target_ce_nats": record.edited.ce_nats[record.target_language],
-            "protected_damage_nats": max(
-                record.damage_nats[name] for name in record.protected_languages
-            ),
-            **{f"damage_{name}_nats": value for name, value in record.damage_nats.items()},
-            "protected_kl_nats": record.english_kl_nats,
-            "masks": record.masks,
-            "trainable_parameters": record.trainable_parameters,
-            "training_tokens": record.target_tokens.training,
-            "selection_tokens": record.target_tokens.selection,
-            "labels_tokens": record.target_tokens.labels,
-            "tuning_tokens": record.target_tokens.tuning,
-            "target_language": record.target_language,
-            "protected_languages": " ".join(record.protected_languages),
-            "chance_nats": record.chance_nats,
-            "base_target_ce_nats": record.base.ce_nats[record.target_language],
-            "evaluation_split": record.config.get("evaluation", {}).get("split"),
-            "config_hash": record.config_hash,
-        }
-        for record in records
-    ]
-    frame = pd.DataFrame(rows).drop_duplicates(["arm", "budget", "seed"])
+    frame = pd.DataFrame([_row(record) for record in records])
+    frame = frame.drop_duplicates(["arm", "budget", "seed"])
     order = {arm: place for place, arm in enumerate(arms_of(frame))}
     return (
         frame.assign(order=frame["arm"].map(order))
         .sort_values(["order", "budget", "seed"], ignore_index=True)
         .drop(columns="order")
     )
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """The frame back from a `runs.csv` that `write_csv` made, every digit of it.
+
+    Raises:
+        UserError: the file is missing or was not written by this version.
+    """
+    try:
+        frame = pd.read_csv(path)
+        for name in _STRUCTURED:
+            frame[name] = [json.loads(text) for text in frame[name]]
+        frame[["arm", "budget", "seed", "train_seconds", "decomposition_hash"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"'{path}' is no table of runs ({type(error).__name__}: {error}): give a folder of run "
+            "directories, or a runs.csv that python -m pd_finetune.figures wrote"
+        ) from None
+    return frame
 
 
 def damage_languages(frame: pd.DataFrame) -> list[str]:
@@ -247,6 +156,7 @@ def _intervals(
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Median and mean over seeds with 95 % bootstrap intervals, per arm, budget and measure."""
     measures = ["to_chance_nats", "target_ce_nats", "protected_damage_nats", "protected_kl_nats"]
+    measures.append("off_target_damage_nats")
     measures += [str(column) for column in frame.columns if str(column).startswith("damage_")]
     parts = []
     for (arm, budget), own in frame.groupby(["arm", "budget"], sort=False):
@@ -272,28 +182,6 @@ def measure(summary: pd.DataFrame, name: str) -> pd.DataFrame:
     return summary[summary["measure"] == name].reset_index(drop=True)
 
 
-def tokens_to_target(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per arm the smallest budget at chance, and at chance with the protected language kept.
-
-    At chance: the median over seeds of the gap is at most 0.1 nats. Kept: the median of the
-    protected damage is below 0.10 nats. Absent (NA) where no budget tried fulfils it.
-    """
-    rows = []
-    for arm in arms_of(frame):
-        medians = frame[frame["arm"] == arm].groupby("budget")[list(_CRITERIA)].median()
-        at_chance = medians[medians["to_chance_nats"] <= AT_CHANCE_NATS]
-        kept = at_chance[at_chance["protected_damage_nats"] < DAMAGE_NATS]
-        rows.append(
-            {
-                "arm": arm,
-                "at_chance_tokens": min(at_chance.index, default=pd.NA),
-                "target_tokens": min(kept.index, default=pd.NA),
-                "largest_budget": max(medians.index),
-            }
-        )
-    return pd.DataFrame(rows).astype({"at_chance_tokens": "Int64", "target_tokens": "Int64"})
-
-
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Per arm: trainable parameters, and target-language tokens spent beside the budget."""
     names = ["trainable_parameters", "selection_tokens", "labels_tokens", "tuning_tokens"]
@@ -303,6 +191,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV with every digit, atomically; dictionaries become JSON."""
     plain = table.copy()
-    if "masks" in plain:
-        plain["masks"] = [json.dumps(masks) for masks in plain["masks"]]
+    for name in _STRUCTURED:
+        if name in plain:
+            plain[name] = [json.dumps(value) for value in plain[name]]
     write_text(path, plain.to_csv(index=False, lineterminator="\n"))

@@ -4,13 +4,23 @@ from pd_finetune.errors import UserError
 
 
 class LanguageIdentifier:
-    """The most probable language of a text, with its probability."""
+    """The most probable language of a text, with its probability.
 
-    def __init__(self) -> None:
+    Args:
+        languages: the only ones to choose among; by default all that py3langid knows.
+
+    Raises:
+        UserError: one of them cannot be identified.
+    """
+
+    def __init__(self, languages: tuple[str, ...] = ()) -> None:
         from py3langid.langid import MODEL_FILE
         from py3langid.langid import LanguageIdentifier as Identifier
 
         self._identifier = Identifier.from_model_file(MODEL_FILE, norm_probs=True)
+        if languages:
+            self.require(languages)
+            self._identifier.set_languages(list(languages))
 
     def require(self, languages: tuple[str, ...]) -> None:
         """Refuse languages that cannot be identified."""

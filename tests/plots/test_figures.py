@@ -11,12 +11,13 @@ from matplotlib.patches import Rectangle
 from pd_finetune.errors import UserError
 from pd_finetune.figures import run
 from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
+from pd_finetune.results.arms import ARMS
 from pd_finetune.results.record import RunRecord
-from pd_finetune.results.summary import ARMS, runs_frame, summarise
+from pd_finetune.results.summary import runs_frame, summarise
 from pd_finetune.stage_configs import FiguresConfig
 from tests.plots import synthetic
 
-NAMES = ("to_chance", "damage", "tradeoff", "off_target", "scalars")
+NAMES = ("to_chance", "damage", "tradeoff", "off_target", "tokens_to_target", "scalars")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,15 @@ def test_bars_stand_where_the_arm_first_reaches_chance(
     for arm in ARMS:
         gaps = frame[frame["arm"] == arm].groupby("budget")["to_chance_nats"].median()
         reached = gaps[gaps <= 0.1]
-        assert found[arm] == (reached.index[0] if len(reached) else 64)
+        assert found[arm] == (reached.index[0] if len(reached) else gaps.idxmin())
     few = frame[frame["budget"] <= 4]
     drawing = off_target.draw(few, summarise(few))
     labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
-    assert "LoRA r1, 4 tokens, 3.01 nats short of chance" in labels
+    assert "LoRA r1, 4 tokens, 3.01 nats short at best" in labels
     assert "top 16, 4 tokens" in labels
+    (axes,) = drawing.figure.axes
+    marked = {bar.get_hatch() for bar in axes.patches[5:15]}  # top 16, then LoRA r1
+    assert [bar.get_hatch() for bar in axes.patches[5:10]] == [None] * 5 and len(marked) == 2
     with pytest.raises(UserError, match="possible are 1, 4"):
         off_target.draw(few, summarise(few), budget=3)
 
@@ -153,11 +157,13 @@ def test_stage_writes_everything(
     out = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "out")))
     assert {path.name for path in out.iterdir()} == {
         *(f"{name}.{kind}" for name in NAMES for kind in ("png", "svg", "csv")),
-        *("runs.csv", "summary.csv", "tokens_to_target.csv", "table.md"),
+        *("runs.csv", "summary.csv", "table.md", "headline.md", "headline.tex"),
+        *("claims.csv", "README.md"),
     }
     assert (out / "to_chance.png").read_bytes().startswith(b"\x89PNG")
     text = capsys.readouterr().out
-    assert "1 failed or half-finished" in text and "LoRA r1" in text
+    assert "1 failed, half-finished or damaged" in text and "LoRA r1" in text
+    assert "not found, left out: tuning trials" in text and "harvest" in text
     frame = runs_frame(records)
     bars = pd.read_csv(out / "off_target.csv")
     pd.testing.assert_frame_equal(bars, off_target.table(frame, summarise(frame)))
@@ -181,12 +187,41 @@ def test_same_runs_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) -> N
         assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_table_of_runs_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "save", lambda *_: None)  # drawing is slow, and seen above
+    write(tmp_path / "runs", synthetic.records(("one_scalar", "lora_r1"), (1, 4), 2))
+    first = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "a")))
+    second = run(FiguresConfig(str(first / "runs.csv"), str(tmp_path / "b")))
+    for name in ("runs.csv", "summary.csv", "README.md", "headline.tex", "claims.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_damaged_record_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "save", lambda *_: None)
+    runs = tmp_path / "runs"
+    write(runs, synthetic.records(("one_scalar",), (1, 4), 2))
+    (runs / "001" / "result.json").write_text('{"status": "finished", "conf')
+    text = (runs / "002" / "result.json").read_text()
+    (runs / "002" / "result.json").write_text(text.replace('"to_chance_nats"', '"to_nowhere"'))
+    out = run(FiguresConfig(str(runs), str(tmp_path / "out")))
+    assert len(pd.read_csv(out / "runs.csv")) == 2
+    shown = capsys.readouterr().out
+    for name in ("001", "002"):
+        assert f"left out: '{runs / name / 'result.json'}'" in shown
+    for path in runs.glob("*/result.json"):
+        path.write_text("[]")
+    with pytest.raises(UserError, match=r"no finished runs .*4 failed, half-finished or damaged"):
+        run(FiguresConfig(str(runs), str(tmp_path / "none")))
+
+
 def test_no_finished_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"no finished runs .*experiment=write_up paths.runs="):
         run(FiguresConfig(str(tmp_path / "absent"), str(out)))
     write(tmp_path / "runs", [synthetic.record(status="failed")])
-    with pytest.raises(UserError, match="1 failed or half-finished"):
+    with pytest.raises(UserError, match="1 failed, half-finished or damaged"):
         run(FiguresConfig(str(tmp_path / "runs"), str(out)))
     mixed = [synthetic.record(), synthetic.record(seed=1, target_language="fr")]
     write(tmp_path / "mixed", mixed)

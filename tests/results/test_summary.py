@@ -10,17 +10,16 @@ import pytest
 
 from pd_finetune.errors import UserError
 from pd_finetune.plots.tables import headline, markdown, page
+from pd_finetune.results.arms import ARMS, arm_name, arms_of
+from pd_finetune.results.reached import comparison_budgets, tokens_to_target
 from pd_finetune.results.record import Hashes, RunRecord
 from pd_finetune.results.summary import (
-    ARMS,
-    arm_name,
-    arms_of,
     costs,
     damage_languages,
     measure,
+    read_frame,
     runs_frame,
     summarise,
-    tokens_to_target,
     write_csv,
 )
 from tests.plots import synthetic
@@ -116,6 +115,21 @@ def test_arms_may_differ_in_what_is_tuned_for_each() -> None:
     assert len(runs_frame([synthetic.record(), lora])) == 2
 
 
+def test_settings_may_be_tuned_per_band_of_budgets_but_not_otherwise() -> None:
+    bands = {"1": {"lr": 0.3, "kl_weight": 3.0}, "16": {"lr": 0.1, "kl_weight": 1.0}}
+    low = changed(synthetic.record(), method={"name": "mask", "bands": bands, **bands["1"]})
+    high = changed(
+        synthetic.record(budget=64), method={"name": "mask", "bands": bands, **bands["16"]}
+    )
+    frame = runs_frame([low, high])
+    assert frame["lr"].tolist() == [0.3, 0.1] and frame["kl_weight"].tolist() == [3.0, 1.0]
+    other = changed(
+        synthetic.record(budget=64, seed=1), method={"name": "mask", "bands": bands, **bands["1"]}
+    )
+    with pytest.raises(UserError, match="'one scalar' differ in method.kl_weight: 3.0 .1 runs."):
+        runs_frame([low, high, other])
+
+
 def test_lora_everywhere_counts_once_whatever_is_selected() -> None:
     record = synthetic.record("lora_r1")
     assert len(runs_frame([record, chosen(record, "top", 16)])) == 1
@@ -176,6 +190,40 @@ def test_tokens_to_target_is_the_definition() -> None:
     assert tokens_to_target(runs_frame(far))["at_chance_tokens"].isna().all()
 
 
+def test_intervals_of_tokens_to_target_resample_seeds_with_all_their_budgets() -> None:
+    runs = [*at(1, [0.0, 0.0, 3.0], [0.0] * 3), *at(4, [0.0, 3.0, 3.0], [0.0] * 3)]
+    runs += at(16, [0.0, 0.0, 0.0], [0.0] * 3)
+    frame = runs_frame(runs)
+    row = tokens_to_target(frame).iloc[0]
+    assert row["target_tokens"] == 1 and row["target_tokens_low"] == 1
+    assert row["target_tokens_high"] == 16 and row["intervals"]
+    # the plain way: two of three drawn seeds decide each median
+    values = frame.pivot(index="seed", columns="budget", values="to_chance_nats").to_numpy()
+    draws = np.random.default_rng(0).integers(3, size=(10_000, 3))
+    first = [
+        next(
+            b
+            for b, gap in zip((1, 4, 16), np.median(values[draw], axis=0), strict=True)
+            if gap <= 0.1
+        )
+        for draw in draws[:500]
+    ]
+    assert set(first) == {1, 16}
+    never = tokens_to_target(runs_frame(at(1, [3.0] * 3, [0.0] * 3))).iloc[0]
+    assert never["target_tokens_low"] is pd.NA and never["intervals"]
+    uneven = tokens_to_target(runs_frame([*at(1, [0.0] * 3, [0.0] * 3), *at(4, [0.0], [0.0])]))
+    assert not uneven["intervals"][0] and uneven["target_tokens"][0] == 1
+
+
+def test_arms_are_compared_where_first_at_chance_or_at_their_best() -> None:
+    reached = [*at(1, [0.5], [0.0]), *at(4, [0.1], [0.0]), *at(16, [-2.0], [0.0])]
+    found = comparison_budgets(runs_frame(reached)).iloc[0]
+    assert (found["budget"], bool(found["at_chance"]), found["to_chance_nats"]) == (4, True, 0.1)
+    never = [*at(1, [0.5], [0.0]), *at(4, [0.2], [0.0]), *at(16, [0.7], [0.0])]
+    found = comparison_budgets(runs_frame(never)).iloc[0]
+    assert (found["budget"], bool(found["at_chance"])) == (4, False)
+
+
 # ------------------------------------------------------------------ tables
 
 
@@ -205,8 +253,10 @@ def test_markdown_and_page() -> None:
 def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     frame = runs_frame(synthetic.records(("one_scalar", "top16"), (4,), 2))
     write_csv(frame, tmp_path / "runs.csv")
-    back = pd.read_csv(tmp_path / "runs.csv")
-    pd.testing.assert_frame_equal(
-        back.drop(columns="masks"), frame.drop(columns="masks"), check_exact=True, check_dtype=False
-    )
-    assert back["masks"][0].startswith('{"h.3.attn.v_proj:5"')
+    back = read_frame(tmp_path / "runs.csv")
+    pd.testing.assert_frame_equal(back, frame, check_exact=True, check_dtype=False)
+    assert back["masks"][0] == frame["masks"][0]
+    pd.testing.assert_frame_equal(summarise(back), summarise(frame), check_exact=True)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no table of runs"):
+        read_frame(tmp_path / "other.csv")

@@ -1,0 +1,83 @@
+"""All tuning trials: a heat map per arm and budget over learning rate and KL weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from pd_finetune.plots import style
+from pd_finetune.results.arms import ARMS
+from pd_finetune.results.tuning import cells, used_setting
+
+_COLOURS = "cividis_r"  # ordered in lightness too, so that it survives a grey print
+
+
+def _panel(
+    axes: Axes, own: pd.DataFrame, norm: Normalize, used: tuple[float, float] | None
+) -> None:
+    rates, weights = (sorted(own[name].unique()) for name in ("lr", "kl_weight"))
+    colours = colormaps[_COLOURS]
+    image = np.full((len(weights), len(rates)), np.nan)
+    for row in own.itertuples():
+        x, y = rates.index(row.lr), weights.index(row.kl_weight)
+        image[y, x] = row.score
+        text = f"{row.to_chance_nats:.2f}\n{row.english_damage_nats:+.2f}".replace("-", "−")
+        ink = style.contrast(colours(norm(row.score)))
+        axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.0)
+    axes.imshow(image, cmap=_COLOURS, norm=norm, aspect="auto", origin="lower")
+    if used is not None and used[0] in rates and used[1] in weights:
+        corner = (rates.index(used[0]) - 0.5, weights.index(used[1]) - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.2))
+    axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7.5)
+    axes.set_yticks(range(len(weights)), [f"{weight:g}" for weight in weights], fontsize=7.5)
+    style.bare(axes)
+
+
+def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
+    """Arms in columns, budgets in rows; dark is bad, the setting of the reported runs is framed."""
+    if trials.empty:
+        return None
+    numbers = cells(trials)
+    present = set(numbers["arm"])
+    arms = [arm for arm in ARMS if arm in present] + sorted(present - set(ARMS))
+    budgets = sorted(int(value) for value in numbers["budget"].unique())
+    nothing = float(frame["chance_nats"].iloc[0] - frame["base_target_ce_nats"].iloc[0])
+    norm = Normalize(0.0, nothing)
+    widest = max(numbers[numbers["arm"] == arm]["lr"].nunique() for arm in arms)
+    size = (1.6 + len(arms) * (0.45 + 0.4 * widest), 1.3 + 1.75 * len(budgets))
+    target, protected = style.target_name(frame), style.protected_name(frame)
+    subtitle = (
+        f"validation text; in each cell {target} to chance and, below, {protected} damage "
+        "(nats per token); framed: the setting of the reported runs\n"
+        "colour: nats short of chance + 10 × damage over 0.10, by which settings were chosen; "
+        "darkest: no better than no edit"
+    )
+    with style.grid("Tuning trials", subtitle, len(budgets), len(arms), size) as (figure, axes):
+        for row, budget in enumerate(budgets):
+            for column, arm in enumerate(arms):
+                panel = axes[row][column]
+                own = numbers[(numbers["arm"] == arm) & (numbers["budget"] == budget)]
+                if own.empty:
+                    panel.set_visible(False)
+                    continue
+                _panel(panel, own, norm, used_setting(frame, arm, budget))
+                if row == 0:
+                    panel.set_title(arm)
+                if row == len(budgets) - 1:
+                    panel.set_xlabel("learning rate")
+                if column == 0:
+                    panel.set_ylabel(f"{budget:,} token{'' if budget == 1 else 's'}\nKL weight")
+        figure.colorbar(
+            ScalarMappable(norm, _COLOURS),
+            ax=[panel for line in axes for panel in line],
+            label="score [nats]",
+            extend="max",
+            pad=0.01,
+            fraction=0.03,
+        )
+    return style.Drawing(figure, numbers)

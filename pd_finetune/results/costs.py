@@ -1,0 +1,203 @@
+"""What everything costs: text tokens, FLOPs and seconds of each stage, from records on disk.
+
+FLOPs are counted as 2 per weight and token in a forward and 4 more in a backward (2 of these for
+the gradient of inputs alone), as is usual (Kaplan et al. 2020, C = 6 N D); attention scores, norms
+and optimiser steps are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pd_finetune.errors import UserError
+from pd_finetune.files import file_sha256
+from pd_finetune.results.arms import arms_of
+from pd_finetune.results.firing import EMBEDDED
+
+ONCE, PER_METHOD, PER_EDIT = "once per model", "once per method", "per edit"
+COLUMNS = ("stage", "counted", "tokens", "target_tokens", "flops", "seconds", "note")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Weights that a token passes: `target` (with its output head), U and V, CI function."""
+
+    target: int
+    components: int
+    ci_function: int
+
+    def pretraining(self) -> float:
+        """FLOPs per token of training the target."""
+        return 6.0 * self.target
+
+    def decomposing(self, masked_passes: int = 1, climbs: int = 0) -> float:
+        """FLOPs per token of a training step of VPD.
+
+        One clean forward (2N), the CI function (6), each masked pass through U and V (6) and
+        through the frozen matrices, whose inputs alone get gradients (4), and each extra climb of
+        the adversary (4 and 4).
+        """
+        passes = masked_passes * (6.0 * self.components + 4.0 * self.target)
+        extra = climbs * 4.0 * (self.components + self.target)
+        return 2.0 * self.target + 6.0 * self.ci_function + passes + extra
+
+    def harvesting(self) -> float:
+        """FLOPs per token of one clean forward, the CI function's, and activations x V."""
+        return 2.0 * (self.target + self.ci_function) + self.components
+
+    def editing(self) -> float:
+        """FLOPs per token of a fine-tuning step: frozen weights, gradients of inputs alone."""
+        return 4.0 * self.target
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors in a safetensors file, from its header."""
+    with open(path, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(length))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _weights(shapes: dict[str, list[int]], prefix: str = "") -> int:
+    """Number of entries of matrices whose name starts with `prefix`."""
+    own = (shape for name, shape in shapes.items() if name.startswith(prefix))
+    return sum(math.prod(shape) for shape in own if len(shape) == 2)
+
+
+def sizes_of(target: Path, decomposition: Path) -> Sizes:
+    """Sizes from the two folders' weight files.
+
+    Raises:
+        OSError, ValueError: a file is missing or no safetensors file.
+    """
+    shapes = _shapes(target / "model.safetensors")
+    if "lm_head.weight" in shapes:  # untied: looking an embedding up costs nothing
+        shapes.pop("model.embed_tokens.weight", None)
+    parts = _shapes(decomposition / "decomposition.safetensors")
+    components = _weights(parts, "U.") + _weights(parts, "V.")
+    return Sizes(_weights(shapes), components, _weights(parts, "ci_function."))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _target_share(record: dict[str, Any], tokens: float, language: str) -> float:
+    return tokens * float(record["config"].get("mixture", {}).get(language, math.nan))
+
+
+def folders_of(frame: pd.DataFrame) -> tuple[Path, Path] | None:
+    """Folders of target and decomposition of the runs; None where they are not at hand.
+
+    What stands there now may be another decomposition than the one that the runs edited.
+    """
+    model, parts = str(frame["model"].iloc[0]), str(frame["decomposition"].iloc[0])
+    target = EMBEDDED / "target" if model == "embedded" else Path(model)
+    decomposition = EMBEDDED / "decomposition" if parts == "embedded" else Path(parts)
+    files = [target / "model.safetensors"]
+    files += [decomposition / f"decomposition.{kind}" for kind in ("json", "safetensors")]
+    if not all(path.is_file() for path in files):
+        return None
+    found = file_sha256(decomposition / "decomposition.safetensors")
+    return (target, decomposition) if found == frame["decomposition_hash"].iloc[0] else None
+
+
+def preparation(frame: pd.DataFrame, target: Path, decomposition: Path) -> pd.DataFrame:
+    """What is spent once per model: the target's own training, decomposing, harvest, effects.
+
+    Raises:
+        UserError: a record is missing something or damaged.
+    """
+    language = str(frame["target_language"].iloc[0])
+    rows: list[tuple[Any, ...]] = []
+    try:
+        sizes = sizes_of(target, decomposition)
+        if (target / "training_record.json").is_file():
+            record = _json(target / "training_record.json")
+            tokens = record["training_tokens"]
+            own = _target_share(record, tokens, language)
+            flops, note = sizes.pretraining() * tokens, "the target itself; counts for no method"
+            rows.append(("target", ONCE, tokens, own, flops, record["seconds"], note))
+        record = _json(decomposition / "decomposition.json")
+        tokens, recipe = record["training_tokens"], record["config"].get("recipe", {})
+        passes = 1 if recipe.get("recon") == "merged" else 1 + bool(recipe.get("adversary"))
+        climbs = int(recipe.get("adversary_extra_climbs", 0))
+        flops = sizes.decomposing(passes, climbs) * tokens
+        own = _target_share(record, tokens, language)
+        note = f"{passes} masked pass{'es' * (passes > 1)} and {climbs} extra climbs a step"
+        rows.append(("decomposition", ONCE, tokens, own, flops, record["seconds"], note))
+        if (decomposition / "harvest" / "harvest.json").is_file():
+            rows += _harvest_rows(sizes, decomposition / "harvest", language)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UserError(
+            f"cannot tell the costs of '{decomposition}' ({type(error).__name__}: {error}): "
+            "its records, or those of the target, are damaged or incomplete"
+        ) from None
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _harvest_rows(sizes: Sizes, folder: Path, language: str) -> list[tuple[Any, ...]]:
+    """Harvest with labels (no model writes them), and the effects by which one is selected."""
+    from pd_finetune.selection.effect import EFFECT_ROWS
+
+    record = _json(folder / "harvest.json")
+    spent = record["tokens_per_language"]
+    table = pd.read_parquet(folder / "subcomponents.parquet", columns=["exclusive"])
+    count, window = int(table["exclusive"].sum()), int(record["window"])
+    effects = count * min(EFFECT_ROWS, int(record["rows_per_language"])) * window
+    tokens = sum(spent.values())
+    flops = sizes.harvesting() * tokens * int(record.get("passes", 1))
+    note = "labels are read off it; its seconds include the effects"
+    return [
+        ("harvest, labels", ONCE, tokens, spent.get(language, 0), flops, record["seconds"], note),
+        (
+            "selection by effect",
+            ONCE,
+            0,
+            0,
+            2.0 * sizes.target * effects,
+            math.nan,
+            f"{count} exclusive subcomponents inverted, {effects:,} tokens of the harvest again",
+        ),
+    ]
+
+
+def edits(frame: pd.DataFrame, trials: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
+    """Per arm and budget: tokens, target_tokens, flops and (median) seconds of one edit.
+
+    With `tuning_trials`, `tuning_flops` and `tuning_seconds` of the arm, once per method: its
+    trials, each taken as long as the median reported run at the nearest budget.
+    """
+    rows = []
+    for arm in arms_of(frame):
+        own = frame[frame["arm"] == arm]
+        names = ["train_seconds", "steps", "protected_tokens_per_step"]
+        table = own.groupby("budget")[names].median()
+        per_step = table.index.to_numpy(float) + table["protected_tokens_per_step"]
+        flops = sizes.editing() * table["steps"] * per_step
+        tried = trials[trials["arm"] == arm]["budget"].to_numpy(float)
+        budgets = table.index.to_numpy(float)
+        nearest = [table.index[np.abs(np.log(budgets / value)).argmin()] for value in tried]
+        for budget, line in table.iterrows():
+            rows.append(
+                {
+                    "arm": arm,
+                    "budget": budget,
+                    "tokens": float(line["steps"] * per_step.loc[budget]),
+                    "target_tokens": float(budget),
+                    "flops": float(flops.loc[budget]),
+                    "seconds": float(line["train_seconds"]),
+                    "tuning_trials": len(tried),
+                    "tuning_flops": float(flops.loc[nearest].sum()),
+                    "tuning_seconds": float(table["train_seconds"].loc[nearest].sum()),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,112 @@
+"""What may stand in one table: runs of one experiment, arms of one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pd_finetune.config import band
+from pd_finetune.errors import UserError
+from pd_finetune.results.arms import arm_name
+from pd_finetune.results.record import RunRecord
+from pd_finetune.results.rundir import relevant_config
+
+# of the config, but decided by hashes or without effect on what an arm finds
+_NOT_COMPARED = (
+    "budget",
+    "seed",
+    "model.folder",
+    "decomposition.folder",
+    "languages.source",
+    "token_budget.grid",
+    "evaluation",  # what matters of it is compared between all runs
+    "method.tuning_tokens",
+)
+_TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = str(value)
+    return flat
+
+
+def _shared_facts(record: RunRecord) -> dict[str, str]:
+    """What all runs of one table must have in common."""
+    budget, evaluation = (record.config.get(name, {}) for name in ("token_budget", "evaluation"))
+    return _flat(
+        {
+            "languages.target": record.target_language,
+            "languages.preserve": record.protected_languages,
+            "hashes.target": record.hashes.target[:12],
+            "hashes.decomposition": record.hashes.decomposition[:12],
+            "hashes.text": {name: value[:12] for name, value in record.hashes.text.items()},
+            "evaluation": {
+                name: evaluation.get(name) for name in ("split", "rows", "window", "out_of_domain")
+            },
+            "token_budget": {
+                name: budget.get(name) for name in ("sequence_tokens", "min_paragraph_tokens")
+            },
+        }
+    )
+
+
+def _as_tuned(record: RunRecord) -> bool:
+    """Whether rate and KL weight are those of the budget's band, which the config carries."""
+    method = record.config.get("method", {})
+    bands = {int(key): value for key, value in (method.get("bands") or {}).items()}
+    return bool(bands) and all(
+        method.get(name) == value for name, value in band(bands, record.budget).items()
+    )
+
+
+def _arm_facts(record: RunRecord) -> dict[str, str]:
+    """What all runs of one arm must have in common: its config but for budget and seed."""
+    everywhere = record.lora is not None and record.lora["where"] == "all"
+    left_out = (
+        *_NOT_COMPARED,
+        *(["selection"] if everywhere else []),
+        *(_TUNED if _as_tuned(record) else []),
+    )
+    return {
+        key: value
+        for key, value in _flat(relevant_config(record.config)).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
+    }
+
+
+def _refuse_differences(
+    records: Sequence[RunRecord], facts: Callable[[RunRecord], dict[str, str]], whose: str
+) -> None:
+    found = [facts(record) for record in records]
+    differing = []
+    for key in sorted(set().union(*found)):
+        values = [fact.get(key, "absent") for fact in found]
+        if len(set(values)) > 1:
+            counts = [f"{value} ({values.count(value)} runs)" for value in sorted(set(values))]
+            differing.append(f"{key}: {', '.join(counts)}")
+    if differing:
+        raise UserError(
+            f"{whose} differ in {'; '.join(differing)}. They cannot stand in one table: "
+            "move what does not belong into a folder of its own, and give that by runs=..."
+        )
+
+
+def check_comparable(records: Sequence[RunRecord]) -> None:
+    """Refuse to pool what is not one experiment.
+
+    Raises:
+        UserError: runs differ in target language, model, decomposition, text or evaluation, or the
+            runs of one arm differ in more than budget, seed and what their bands of budgets set.
+    """
+    _refuse_differences(records, _shared_facts, "the runs")
+    by_arm: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_arm.setdefault(arm_name(record), []).append(record)
+    for arm, own in by_arm.items():
+        _refuse_differences(own, _arm_facts, f"the runs of '{arm}'")

@@ -1,0 +1,71 @@
+"""The trials of tuning, as kept by `scripts/tune.py`: one CSV an arm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pd_finetune.errors import UserError
+from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
+from pd_finetune.results.table import DAMAGE_NATS
+
+COLUMNS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
+DAMAGE_WEIGHT = 10.0  # nats short of chance that a nat of damage beyond 0.10 counts for
+_NAMES = {
+    "one_scalar": ONE_SCALAR,
+    "top16": TOP_16,
+    "lora_r1": LORA_R1,
+    "lora_r4": LORA_R4,
+    "localized_lora": LOCALISED,
+}
+
+
+def score(to_chance_nats: pd.Series, damage_nats: pd.Series) -> pd.Series:
+    """Nats short of chance + 10 * (protected damage over 0.10 nats); lower is better, 0 the best.
+
+    By this rule settings are chosen (`scripts/tune.py`), on validation text.
+    """
+    return to_chance_nats.clip(lower=0) + DAMAGE_WEIGHT * (damage_nats - DAMAGE_NATS).clip(lower=0)
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """All trials of a folder with their `score`, arms named as in the tables; empty without any.
+
+    Raises:
+        UserError: a CSV there is not one of trials.
+    """
+    parts = []
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            part = pd.read_csv(path)[list(COLUMNS)]
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"'{path}' holds no tuning trials ({error}): its columns must be "
+                f"{', '.join(COLUMNS)}; move it away, or set tuning=<folder>"
+            ) from None
+        parts.append(part)
+    if not parts:
+        return pd.DataFrame(columns=[*COLUMNS, "score"])
+    trials = pd.concat(parts, ignore_index=True).drop_duplicates(list(COLUMNS[:5]))
+    trials["arm"] = [_NAMES.get(arm, arm) for arm in trials["arm"]]
+    return trials.assign(score=score(trials["to_chance_nats"], trials["english_damage_nats"]))
+
+
+def cells(trials: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: one row per arm, budget, lr and kl_weight, with `trials` behind it."""
+    keys = ["arm", "budget", "lr", "kl_weight"]
+    values = ["to_chance_nats", "english_damage_nats", "score"]
+    grouped = trials.groupby(keys, sort=True)
+    return grouped[values].mean().assign(trials=grouped.size()).reset_index()
+
+
+def used_setting(frame: pd.DataFrame, arm: str, budget: int) -> tuple[float, float] | None:
+    """(lr, kl_weight) of the arm's reported runs at the budget nearest by ratio; None without."""
+    own = frame[(frame["arm"] == arm) & frame["lr"].notna() & frame["kl_weight"].notna()]
+    if own.empty:
+        return None
+    distance = np.abs(np.log(own["budget"].to_numpy(np.float64) / budget))
+    row = own.iloc[int(distance.argmin())]
+    return float(row["lr"]), float(row["kl_weight"])

@@ -1,0 +1,121 @@
+"""Continuations of fixed prompts before and after edits: `python -m pd_finetune.rollouts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pd_finetune.cli import stage_main
+from pd_finetune.errors import UserError
+from pd_finetune.stage_configs import RolloutsConfig
+
+if TYPE_CHECKING:
+    from pd_finetune.results.record import RunRecord
+    from pd_finetune.results.rollouts import Rollout
+    from pd_finetune.targets.load import Target
+    from pd_finetune.text.identify import LanguageIdentifier
+
+
+def run(config: RolloutsConfig) -> Path:
+    """Continue the prompts with the unedited model and with chosen runs; write `rollouts.jsonl`.
+
+    Raises:
+        UserError: there are no finished runs, what they edited is not at hand, or a prompt is too
+            long or of a language that cannot be identified.
+    """
+    from tqdm import tqdm
+
+    from pd_finetune.export import load_method, load_parts
+    from pd_finetune.files import make_folder
+    from pd_finetune.results.rollouts import FILE, print_scores, write_rollouts
+    from pd_finetune.runtime import prepare
+    from pd_finetune.text.identify import LanguageIdentifier
+
+    chosen = _chosen(Path(config.runs).expanduser(), config.runs_per_arm)
+    out = make_folder(Path(config.out).expanduser())
+    identifier = LanguageIdentifier(tuple(config.prompts))
+    prepare(config.threads)
+    first, record = next(iter(chosen.items()))
+    target, decomposition = load_parts(record, first, config.device)  # all runs are of the same
+    rollouts = list(_rollouts(config, target, identifier, None, nullcontext()))
+    for folder, record in tqdm(chosen.items(), desc="rollouts", unit="run"):
+        method = load_method(folder, record, target, decomposition)
+        rollouts += _rollouts(config, target, identifier, record, method.edited())
+    path = out / FILE
+    write_rollouts(path, rollouts)
+    print_scores(rollouts)
+    print(f"rollouts: {path}")
+    return path
+
+
+def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
+    """Of each arm the `count` runs of lowest seed at the arm's best budget, by directory."""
+    from pd_finetune.results.arms import arm_name
+    from pd_finetune.results.reached import comparison_budgets
+    from pd_finetune.results.record import read_runs
+    from pd_finetune.results.summary import runs_frame
+
+    runs = read_runs(root, on_broken=lambda error: print(f"left out: {error}"))
+    if not runs:
+        raise UserError(
+            f"no finished runs in '{root}': give runs=... a folder of run directories, which "
+            "python -m pd_finetune.run makes"
+        )
+    budgets = comparison_budgets(runs_frame(list(runs.values()))).set_index("arm")["budget"]
+    by_arm: dict[str, dict[int, Path]] = {arm: {} for arm in budgets.index}
+    for folder, record in runs.items():
+        if record.budget == budgets[arm_name(record)]:
+            by_arm[arm_name(record)].setdefault(record.seed, folder)
+    folders = [own[seed] for own in by_arm.values() for seed in sorted(own)[:count]]
+    return {folder: runs[folder] for folder in folders}
+
+
+def _rollouts(
+    config: RolloutsConfig,
+    target: Target,
+    identifier: LanguageIdentifier,
+    record: RunRecord | None,
+    edited: AbstractContextManager[None],
+) -> Iterator[Rollout]:
+    """Greedy and sampled continuations of all prompts by the target, edited as in `record`."""
+    from pd_finetune.evaluation.repetition import repeated_ngrams
+    from pd_finetune.evaluation.sampling import generate
+    from pd_finetune.results.arms import arm_name
+    from pd_finetune.results.rollouts import UNEDITED, Rollout, identified
+
+    prompts = [(code, text) for code, texts in config.prompts.items() for text in texts]
+    texts = [text for _, text in prompts]
+    with edited:
+        by_mode = {
+            "greedy": generate(target, texts, config.tokens),
+            "sampled": generate(
+                target,
+                texts,
+                config.tokens,
+                samples=config.samples,
+                temperature=config.temperature,
+                seed=config.seed,
+            ),
+        }
+    for mode, by_prompt in by_mode.items():
+        for (language, prompt), continuations in zip(prompts, by_prompt, strict=True):
+            for sample, ids in enumerate(continuations):
+                text = str(target.tokenizer.decode(ids, skip_special_tokens=True))
+                yield Rollout(
+                    arm=UNEDITED if record is None else arm_name(record),
+                    budget=None if record is None else record.budget,
+                    seed=None if record is None else record.seed,
+                    mode=mode,
+                    sample=sample,
+                    language=language,
+                    prompt=prompt,
+                    continuation=text,
+                    identified=identified(text, identifier),
+                    repetition=repeated_ngrams(ids),
+                )
+
+
+if __name__ == "__main__":
+    stage_main("rollouts", run)
