@@ -22,11 +22,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pd_finetune.cli_messages import one_line, possible
-from pd_finetune.config_store import register_schemas
+from pd_finetune.config_store import SCHEMAS, register_schemas
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.experiments import check_experiment, experiment_stages
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+# words of the command line that need no group in front: only one of a stage's groups can mean them
+_SHORT = {"keys": "selection.keys", "name": "model.folder"}
 
 
 def config_folder() -> Path:
@@ -129,6 +131,15 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
+def _spelled_out(config_name: str, argument: str) -> str:
+    """`keys=[...]` as `selection.keys=[...]`, where the stage has a selection; others unchanged."""
+    word, equals, value = argument.partition("=")
+    meant = _SHORT.get(word, "")
+    schema = SCHEMAS["run" if config_name == "config" else config_name]
+    known = [f.name for f in fields(schema)]
+    return f"{meant}={value}" if equals and meant.partition(".")[0] in known else argument
+
+
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         return hydra.compose(config_name, overrides, return_hydra_config=True)
@@ -164,6 +175,8 @@ def stage_main(config_name: str, run: Callable[[Any], object]) -> None:
     def task(config: DictConfig) -> dict[str, str]:
         return _job(run, config, jobs)
 
+    # Hydra reads the command line again by itself
+    sys.argv[1:] = [_spelled_out(config_name, argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
     overrides = list(arguments.overrides)
     try:

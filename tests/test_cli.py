@@ -88,6 +88,29 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], line: str) 
     assert not done.new - {"runs"}
 
 
+@pytest.mark.parametrize(
+    ("root", "arguments", "shown"),
+    [
+        ("config", ["selection=keys", "keys=[h.3.attn.v_proj:513]"], "- h.3.attn.v_proj:513"),
+        ("config", ["model=hf", "name=some/model"], "folder: some/model"),
+        ("harvest", ["model=hf", "name=some/model"], "folder: some/model"),
+    ],
+)
+def test_words_without_their_group(
+    tmp_path: Path, root: str, arguments: list[str], shown: str
+) -> None:
+    done = Outcome(tmp_path, root, "--cfg", "job", *arguments)
+    assert (done.code, done.errors) == (0, [])
+    assert shown in [line.strip() for line in done.out.splitlines()]
+
+
+def test_a_word_of_no_group_here(tmp_path: Path) -> None:
+    for root, word in (("pretrain", "keys=[a:1]"), ("figures", "name=a")):
+        done = Outcome(tmp_path, root, word)
+        assert done.code == 2
+        assert done.errors[0].startswith(f"error: unknown key {word.partition('=')[0]}: ")
+
+
 def test_a_typo_is_answered_at_once(tmp_path: Path) -> None:
     # about 0.8 s on a quiet machine; the bound is for busy ones
     assert Outcome(tmp_path, "config", "budgte=3").seconds < 6

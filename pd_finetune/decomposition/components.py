@@ -50,6 +50,14 @@ class Subcomponents(nn.Module):
     def U(self, site: str) -> Float[Tensor, "C d_out"]:
         return self._U[_flat(site)]
 
+    def assign(
+        self, site: str, V: Float[Tensor, "d_in C"], U: Float[Tensor, "C d_out"]
+    ) -> None:
+        """Take these tensors, uncopied, as a site's V and U."""
+        shapes = self.V(site).shape, self.U(site).shape
+        assert (V.shape, U.shape) == shapes, f"{site}: {V.shape}, {U.shape}, not {shapes}"
+        self._V[_flat(site)], self._U[_flat(site)] = nn.Parameter(V), nn.Parameter(U)
+
     def delta(self, model: nn.Module, site: str) -> Float[Tensor, "d_out d_in"]:
         """Delta = W - (V U)^T of one site, from the given (pristine) model's weight."""
         return weight_at(model, self.sites[site]) - (self.V(site) @ self.U(site)).T

@@ -106,15 +106,16 @@ def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
     if actual != weights_hash:
         raise UserError(f"'{root / WEIGHTS}' is damaged: its checksum differs from the record's")
     tensors = load_file(root / WEIGHTS)
-    components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
-    with torch.no_grad():
-        for name, site in sites.items():
-            module_at(target.model, site)
-            components.V(name).copy_(tensors[f"V.{name}"])
-            components.U(name).copy_(tensors[f"U.{name}"])
+    # nothing is made only to be overwritten: the file's tensors, memory-mapped, become the weights
+    with torch.device("meta"):
+        components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
+    for name, site in sites.items():
+        module_at(target.model, site)
+        components.assign(name, tensors[f"V.{name}"].float(), tensors[f"U.{name}"].float())
     prefix = "ci_function."
     ci_function.load_state_dict(
-        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)},
+        assign=True,
     )
     device = target.device
     components.requires_grad_(False).to(device)
