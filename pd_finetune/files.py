@@ -68,3 +68,24 @@ def cache_folder() -> Path:
     """Where derived data is kept: `$PD_FINETUNE_CACHE`, else `~/.cache/pd_finetune`."""
     given = os.environ.get("PD_FINETUNE_CACHE")
     return Path(given) if given else Path.home() / ".cache" / "pd_finetune"
+
+
+_LARGE = 2**26  # bytes: smaller files are hashed in a moment
+
+
+def remembered_sha256(path: Path) -> str:
+    """`file_sha256`, remembered for large files by inode, size and times of change.
+
+    A checkpoint of 3 GB takes ten seconds to hash, and every run asks.
+    """
+    stat = path.stat()
+    if stat.st_size < _LARGE:
+        return file_sha256(path)
+    facts = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    known = cache_folder() / "hashes" / hashlib.sha256(repr(facts).encode()).hexdigest()
+    if known.is_file() and len(text := known.read_text(encoding="ascii").strip()) == 64:
+        return text
+    digest = file_sha256(path)
+    make_folder(known.parent)
+    write_text(known, digest + "\n")
+    return digest

@@ -309,11 +309,15 @@ class HarvestConfig(StageConfig):
     rows_per_language: int = 256
     batch: int = 32
     split: str = "train"  # of the text; never test
+    only: list[str] | None = None  # sites; null: all
+    token_statistics: bool = True  # labels name languages alone without
+    precision: str = "float32"  # bfloat16 blurs which importances near 0 count as firing
     out: str | None = None  # null: beside the decomposition
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("split", self.split, ("train", "validation"))
+        one_of("precision", self.precision, PRECISIONS)
         for name in ("rows_per_language", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
 

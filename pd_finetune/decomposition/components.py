@@ -50,9 +50,7 @@ class Subcomponents(nn.Module):
     def U(self, site: str) -> Float[Tensor, "C d_out"]:
         return self._U[_flat(site)]
 
-    def assign(
-        self, site: str, V: Float[Tensor, "d_in C"], U: Float[Tensor, "C d_out"]
-    ) -> None:
+    def assign(self, site: str, V: Float[Tensor, "d_in C"], U: Float[Tensor, "C d_out"]) -> None:
         """Take these tensors, uncopied, as a site's V and U."""
         shapes = self.V(site).shape, self.U(site).shape
         assert (V.shape, U.shape) == shapes, f"{site}: {V.shape}, {U.shape}, not {shapes}"

@@ -15,7 +15,7 @@ from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, make_folder, replacing, write_json
+from pd_finetune.files import file_sha256, make_folder, remembered_sha256, replacing, write_json
 from pd_finetune.stage_configs import CIFunctionConfig
 from pd_finetune.targets.readout import Decomposable
 
@@ -102,7 +102,7 @@ def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
             f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
             "set model.folder or decomposition.folder so that they belong together"
         )
-    actual = file_sha256(root / WEIGHTS)
+    actual = remembered_sha256(root / WEIGHTS)
     if actual != weights_hash:
         raise UserError(f"'{root / WEIGHTS}' is damaged: its checksum differs from the record's")
     tensors = load_file(root / WEIGHTS)

@@ -9,29 +9,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pd_finetune.files import cache_folder, file_sha256, make_folder, write_text
+from pd_finetune.files import cache_folder, make_folder
 
 
 def goodfire_cache() -> Path:
     """Where downloads and conversions go."""
     return cache_folder() / "goodfire"
-
-
-def source_sha256(path: Path) -> str:
-    """Hex SHA-256 of a source file, remembered by place, size and time of change.
-
-    A checkpoint of 3 GB takes seconds to hash, and every run asks.
-    """
-    path = path.resolve()
-    stat = path.stat()
-    place = json.dumps([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-    known = goodfire_cache() / "hashes" / hashlib.sha256(place.encode()).hexdigest()
-    if known.is_file() and len(text := known.read_text(encoding="ascii").strip()) == 64:
-        return text
-    digest = file_sha256(path)
-    make_folder(known.parent)
-    write_text(known, digest + "\n")
-    return digest
 
 
 def converted(

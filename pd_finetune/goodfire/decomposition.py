@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
-from pd_finetune.goodfire.cache import converted, source_sha256
+from pd_finetune.files import remembered_sha256
+from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import (
     is_checkpoint,
     latest_checkpoint,
@@ -60,7 +61,10 @@ def convert_decomposition(checkpoint: Path) -> Path:
         UserError: the checkpoint is damaged, or of a kind that is not read.
     """
     config_path = checkpoint.parent / CONFIG
-    sources = {"checkpoint": source_sha256(checkpoint), "config": source_sha256(config_path)}
+    sources = {
+        "checkpoint": remembered_sha256(checkpoint),
+        "config": remembered_sha256(config_path),
+    }
 
     def build(folder: Path) -> None:
         config = Settings(read_yaml(config_path), config_path)
@@ -112,7 +116,7 @@ def _write(
     from safetensors.torch import save_file
 
     from pd_finetune.decomposition.store import RECORD, WEIGHTS
-    from pd_finetune.files import file_sha256, write_json
+    from pd_finetune.files import write_json
     from pd_finetune.targets.load import tensors_hash
 
     tensors = current_names(raw)
@@ -145,7 +149,7 @@ def _write(
     record = {
         "format": 1,
         "target_hash": tensors_hash(target),
-        "weights_sha256": file_sha256(folder / WEIGHTS),
+        "weights_sha256": remembered_sha256(folder / WEIGHTS),
         "window": config.window,
         "sites": {name: asdict(site) for name, site in sites.items()},
         "reads": reads,
