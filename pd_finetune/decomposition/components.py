@@ -63,7 +63,7 @@ class Subcomponents(nn.Module):
     def masked_output(
         self,
         site: str,
-        linear: nn.Linear,
+        bias: Float[Tensor, " d_out"] | None,
         x: Float[Tensor, "*positions d_in"],
         clean: Float[Tensor, "*positions d_out"],
         how: SiteMask,
@@ -76,13 +76,13 @@ class Subcomponents(nn.Module):
         inner = x @ self.V(site)
         if how.delta is None:
             out = (inner * how.mask) @ self.U(site)
-            out = out if linear.bias is None else out + linear.bias
+            out = out if bias is None else out + bias
         else:
             delta = how.delta[..., None]
             out = (inner * (how.mask - delta)) @ self.U(site)
-            rest = clean if linear.bias is None else clean - linear.bias
+            rest = clean if bias is None else clean - bias
             out = torch.addcmul(out, delta, rest)
-            out = out if linear.bias is None else out + linear.bias
+            out = out if bias is None else out + bias
         return out if how.route is None else torch.where(how.route[..., None], out, clean)
 
     @contextmanager
@@ -91,9 +91,8 @@ class Subcomponents(nn.Module):
         handles = []
 
         def hook_for(name: str, how: SiteMask) -> Any:
-            def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-                assert isinstance(module, nn.Linear)
-                return self.masked_output(name, module, args[0], output, how)
+            def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+                return self.masked_output(name, module.bias, args[0], output, how)
 
             return hook
 
