@@ -137,7 +137,13 @@ def harvest(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, flo
     """4,096 tokens by the command's own code."""
     from pd_finetune.harvest import run
 
-    overrides = [f"out={folder / 'harvest'}", f"precision={args.dtype}", "rows_per_language=4"]
+    overrides = [
+        f"out={folder / 'harvest'}",
+        f"precision={args.dtype}",
+        "rows_per_language=4",
+        # of random weights, thousands of subcomponents seem exclusive to a language
+        "effects=false",
+    ]
     run(composed("harvest", [*words(folder, args), *overrides, *more]))
     return {}
 

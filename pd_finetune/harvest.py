@@ -31,6 +31,7 @@ def run(config: HarvestConfig) -> Path:
         batch=config.batch,
         only=config.only,
         token_statistics=config.token_statistics,
+        effects=config.effects,
         precision=config.precision,
     )
     save_harvest(found, out)

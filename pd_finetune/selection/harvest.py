@@ -182,6 +182,7 @@ def harvest(
     threshold: float = 0.0,
     only: list[str] | None = None,
     token_statistics: bool = True,
+    effects: bool = True,
     max_count_bytes: int = 2 * 2**30,
     examples: int = 5,
     context_tokens: int = 8,
@@ -201,6 +202,8 @@ def harvest(
         threshold: a subcomponent fires where its CI is above this.
         only: sites to harvest; None: all.
         token_statistics: whether to count tokens in and out (labels then name languages alone).
+        effects: whether to measure what inverting each exclusive subcomponent does (a forward of
+            16 windows for each); `effect_nats` is nan without.
         max_count_bytes: bound on dense token counts; above it the text is read several times. What
             the CI function's trunk gave is kept between them where it fits in as many bytes.
         examples: top activating examples per subcomponent, each from another window.
@@ -258,7 +261,10 @@ def harvest(
     tokens = pd.concat(token_rows, ignore_index=True) if token_rows else pd.DataFrame()
     tokens = tokens.reindex(columns=TOKEN_COLUMNS)
     subcomponents = add_labels(pd.concat(tables, ignore_index=True), tokens, languages)
-    subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
+    if effects:
+        subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
+    else:
+        subcomponents = subcomponents.assign(effect_nats=np.nan)
     config = {
         "languages": list(languages),
         "tokens_per_language": tokens_per_language,

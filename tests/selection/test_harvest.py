@@ -197,8 +197,10 @@ def test_only_some_sites_and_no_token_statistics(target, decomposition, source, 
         ROWS,
         only=["model.layers.1.self_attn.v_proj"],
         token_statistics=False,
+        effects=False,
         progress=False,
     )
+    assert small.subcomponents["effect_nats"].isna().all()
     assert small.subcomponents["site"].unique().tolist() == ["h.1.attn.v_proj"]
     assert small.tokens.empty and list(small.tokens) == list(harvested.tokens)
     whole = harvested.subcomponents.set_index("key").loc[small.subcomponents["key"]]
