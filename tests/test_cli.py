@@ -74,6 +74,11 @@ def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
             "possible here are write_up",
         ),
         (["model=hf"], "error: model.folder is missing: give model.folder=..."),
+        (
+            ["decomposition=train", "decomposition.sites={h.*: 3}"],
+            "error: decomposition.sites has no h.*: add it with a +, as in "
+            "'+decomposition.sites={h.*: ...}'",
+        ),
         (["budget=["], "error: cannot read 'budget=['"),
         (["budget=1,2"], "error: Ambiguous value for argument 'budget=1,2'"),
         (["-m", "method=mask,zz"], "error: method=zz: possible are"),
@@ -153,7 +158,7 @@ def test_multirun_without_failures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "root", ["config", "pretrain", "decompose", "harvest", "export", "figures"]
+    "root", ["config", "pretrain", "decompose", "corpus", "harvest", "export", "figures"]
 )
 def test_help_and_config(tmp_path: Path, root: str) -> None:
     helped = Outcome(tmp_path, root, "--help")
