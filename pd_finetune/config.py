@@ -4,6 +4,7 @@ Nothing in this module imports torch, so that a mistake is answered at once. Gro
 alternatives (`_target_` names the object that Hydra builds) have one dataclass per alternative.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,13 +175,27 @@ class RandomSelection(SelectionConfig):
 
 
 @dataclass
+class BandConfig:
+    """What was tuned for a band of budgets."""
+
+    lr: float = MISSING
+    kl_weight: float = MISSING
+
+
+def band(bands: Mapping[int, Any], budget: int) -> Any:
+    """The tuned settings for a budget: those of the largest key that is not above it."""
+    return bands[max((key for key in bands if key <= budget), default=min(bands))]
+
+
+@dataclass
 class MethodConfig:
     """How weights are changed; `_target_` names the class in `methods/`; `lr` is tuned for each."""
 
     _target_: str = MISSING
     name: str = MISSING
-    lr: float = MISSING
-    kl_weight: float = MISSING  # tuned per method like lr; read by `objective.kl_weight`
+    bands: dict[int, BandConfig] = field(default_factory=dict)  # by the smallest budget of each
+    lr: float = MISSING  # of the budget's band, as is kl_weight, unless given
+    kl_weight: float = MISSING  # read by `objective.kl_weight`
     tuning_tokens: int = 0  # tokens of `tuned_on` that the tuning of lr and kl_weight saw
     tuned_on: str = ""  # language
 
@@ -249,15 +264,17 @@ class EvaluationConfig:
     split: str = "test"  # validation while tuning
     rows: int = 64
     window: int = 128
-    batch: int = 16
+    batch: int = 0  # rows of a forward; 0: as suits the device
     out_of_domain: bool = True
+    out_of_domain_rows: int = 64
     rollout_tokens: int = 40
     rollouts: dict[str, str] = field(default_factory=dict)  # language: prompt
 
     def __post_init__(self) -> None:
         one_of("evaluation.split", self.split, ("validation", "test"))
-        for name in ("rows", "batch", "rollout_tokens"):
+        for name in ("rows", "out_of_domain_rows", "rollout_tokens"):
             require(getattr(self, name) >= 1, f"evaluation.{name} must be at least 1")
+        require(self.batch >= 0, "evaluation.batch must be at least 0 (0: as suits the device)")
         require(
             self.window >= 2, "evaluation.window must be at least 2: one token predicts nothing"
         )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from pd_finetune import config, stage_configs, toy_configs
 
@@ -39,8 +40,14 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
+def _tuned(name: str, *, _parent_: Any, _root_: Any) -> float:
+    """`${tuned:lr}` in a method's config: the value that its bands hold for the run's budget."""
+    return float(config.band(_parent_.bands, int(_root_.budget))[name])
+
+
 def register_schemas() -> None:
     """Store every schema under the group `schema`; calling it twice does no harm."""
+    OmegaConf.register_new_resolver("tuned", _tuned, replace=True)
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(group="schema", name=name, node=schema, provider="pd_finetune")

@@ -2,10 +2,12 @@
 
     python scripts/tune.py --arm one_scalar --out results/embedded/tuning
 
-Every trial is a full fine-tune at each budget with samples that no reported run draws (other
-seeds), scored on validation text: nats short of chance on the target language, plus ten times what
-English damage exceeds 0.10 nats, averaged. All trials are kept in <out>/<arm>.csv; a trial that is
-there already is not done again.
+For each band of budgets, at one budget inside it: first a grid of 4 x 4 settings with one sample of
+tokens, then a cross around the best (half and double the rate, a third and three times the weight)
+with two samples. Samples are of seeds that no reported run draws. A trial is a full fine-tune,
+scored on validation text: nats short of chance on the target language, plus ten times what English
+damage exceeds 0.10 nats; ties go to the lower damage. All trials are kept in <out>/<arm>.csv; one
+that is there is not done again. What it prints last goes into configs/method/ or configs/arm/.
 """
 
 import argparse
@@ -27,21 +29,37 @@ LR = {
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
 }
 KL_WEIGHT = (1.0, 3.0, 10.0, 30.0)
+BANDS = {1: 4, 16: 64, 256: 512}  # budgets from here on are tuned at this one
+SEEDS = (1000, 1001)
 DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
 FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 
+Setting = tuple[float, float]
+Score = tuple[float, float]
 
-def score(rows: list[dict[str, Any]]) -> float:
-    """Mean over runs of nats short of chance + 10 * (English damage over 0.10); lower is better."""
-    parts = [
-        max(0.0, float(row["to_chance_nats"]))
-        + DAMAGE_WEIGHT * max(0.0, float(row["english_damage_nats"]) - DAMAGE_LIMIT_NATS)
-        for row in rows
+
+def score(row: dict[str, Any]) -> Score:
+    """Nats short of chance + 10 * (English damage over 0.10), then damage; lower is better."""
+    short = max(0.0, float(row["to_chance_nats"]))
+    damage = float(row["english_damage_nats"])
+    return short + DAMAGE_WEIGHT * max(0.0, damage - DAMAGE_LIMIT_NATS), damage
+
+
+def around(best: Setting) -> list[Setting]:
+    """The cross of five settings about one."""
+    lr, kl_weight = best
+    kl_ladder = (0.03, 0.1, 0.3, *KL_WEIGHT, 100.0, 300.0)
+    place = kl_ladder.index(kl_weight)
+    return [
+        best,
+        (float(f"{lr / 2:.3g}"), kl_weight),
+        (float(f"{lr * 2:.3g}"), kl_weight),
+        (lr, kl_ladder[place - 1]),
+        (lr, kl_ladder[place + 1]),
     ]
-    return sum(parts) / len(parts)
 
 
-def trial(overrides: list[str]) -> tuple[float, float]:
+def fine_tune(overrides: list[str]) -> tuple[float, float]:
     """(to chance, English damage) in nats of one fine-tune, on validation text."""
     from pd_finetune.finetuning.experiment import Prepared, load_setting
 
@@ -56,35 +74,31 @@ def trial(overrides: list[str]) -> tuple[float, float]:
     return to_chance, found.damage_nats[config.languages.preserve[0]]
 
 
-def main() -> None:
-    """Run the trials of one arm that are missing, and print all settings, best first."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arm", choices=sorted(LR), required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 64])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000])
-    parser.add_argument("overrides", nargs="*", help="further overrides, as for pd_finetune.run")
-    options = parser.parse_args()
-    register_schemas()
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{options.arm}.csv"
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        with open(path, newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    done = {tuple(str(row[name]) for name in FIELDS[:5]) for row in rows}
-    grid = itertools.product(LR[options.arm], KL_WEIGHT, options.budgets, options.seeds)
-    with open(path, "a", newline="") as handle:
-        writer = csv.DictWriter(handle, FIELDS)
-        if not rows:
-            writer.writeheader()
-        for lr, kl_weight, budget, seed in grid:
-            names = (options.arm, lr, kl_weight, budget, seed)
-            if tuple(map(str, names)) in done:
-                continue
-            to_chance, damage = trial(
+class Trials:
+    """All trials of one arm, on file; a missing one is done when it is asked for."""
+
+    def __init__(self, arm: str, path: Path, overrides: list[str]) -> None:
+        self.arm, self.path, self.overrides = arm, path, overrides
+        self.scores: dict[tuple[float, float, int, int], Score] = {}
+        if path.is_file():
+            with open(path, newline="") as handle:
+                for row in csv.DictReader(handle):
+                    lr, kl_weight = float(row["lr"]), float(row["kl_weight"])
+                    key = (lr, kl_weight, int(row["budget"]), int(row["seed"]))
+                    self.scores[key] = score(row)
+
+    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...]) -> Score:
+        """Means over samples."""
+        scores = [self._one(*setting, budget, seed) for seed in seeds]
+        first, second = (sum(values) / len(seeds) for values in zip(*scores, strict=True))
+        return first, second
+
+    def _one(self, lr: float, kl_weight: float, budget: int, seed: int) -> Score:
+        key = (lr, kl_weight, budget, seed)
+        if key not in self.scores:
+            values = fine_tune(
                 [
-                    f"arm={options.arm}",
+                    f"arm={self.arm}",
                     "evaluation=fast",
                     "logger=none",
                     "languages.all=[de,en]",
@@ -93,21 +107,41 @@ def main() -> None:
                     f"method.kl_weight={kl_weight}",
                     f"budget={budget}",
                     f"seed={seed}",
-                    *options.overrides,
+                    *self.overrides,
                 ]
             )
-            row = dict(zip(FIELDS, (*names, to_chance, damage), strict=True))
-            rows.append(row)
-            writer.writerow(row)
-            handle.flush()
-            print(*names, f"to chance {to_chance:.2f}, English {damage:+.3f}", flush=True)
-    settings: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        settings.setdefault((str(row["lr"]), str(row["kl_weight"])), []).append(row)
-    for (lr, kl), group in sorted(settings.items(), key=lambda item: score(item[1])):
-        print(
-            f"{options.arm}: lr {lr}, kl_weight {kl}: score {score(group):.3f} ({len(group)} runs)"
-        )
+            row = dict(zip(FIELDS, (self.arm, *key, *values), strict=True))
+            self.scores[key] = score(row)
+            new = not self.path.is_file()
+            with open(self.path, "a", newline="") as handle:
+                writer = csv.DictWriter(handle, FIELDS)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(*row.values(), f"score {self.scores[key][0]:.3f}", flush=True)
+        return self.scores[key]
+
+
+def main() -> None:
+    """Run the trials of one arm that are missing, and print the best settings of each band."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arm", choices=sorted(LR), required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*", help="further overrides, as for pd_finetune.run")
+    options = parser.parse_args()
+    register_schemas()
+    options.out.mkdir(parents=True, exist_ok=True)
+    trials = Trials(options.arm, options.out / f"{options.arm}.csv", options.overrides)
+    for band, budget in BANDS.items():
+        grid = list(itertools.product(LR[options.arm], KL_WEIGHT))
+        coarse = {setting: trials.score(setting, budget, SEEDS[:1]) for setting in grid}
+        best = min(grid, key=coarse.__getitem__)
+        fine = {setting: trials.score(setting, budget, SEEDS) for setting in around(best)}
+        for setting in sorted(fine, key=fine.__getitem__):
+            print(
+                f"{options.arm}, budgets from {band}: lr {setting[0]}, kl_weight {setting[1]}: "
+                f"score {fine[setting][0]:.3f}, English {fine[setting][1]:+.3f}"
+            )
 
 
 if __name__ == "__main__":

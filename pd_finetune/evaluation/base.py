@@ -1,7 +1,8 @@
 """Values of the unedited target, kept on disk: a sweep pays for them once.
 
 The key covers everything that decides a value: weights, architecture, tokenizer, text, split and
-window. A file of another model can't be served, because it has another name.
+window. A file of another model can't be served, because it has another name. Those of the embedded
+target and text come with the package (`scripts/ship_base_values.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pd_finetune.files import cache_folder, make_folder, write_json
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.load import EMBEDDED_TARGET, Target
 
+SHIPPED = EMBEDDED_TARGET.parent / "base_values.json"
 _VERSION = 1  # raised whenever the meaning of a stored value changes
 _ABOUT_LOADING = ("_name_or_path", "transformers_version", "architectures", "dtype")
 
@@ -44,12 +47,20 @@ def cached(target_identity: str, facts: dict[str, Any], compute: Callable[[], An
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / f"{name}.json"
     stored = _read(path, key)
+    if stored is None:
+        stored = _shipped().get(key)
     if stored is not None:
         return stored
     value = compute()
     make_folder(path.parent)
     write_json(path, {"key": key, "value": value})
     return value
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, Any]:
+    """Values by key; none where the file is absent."""
+    return dict(json.loads(SHIPPED.read_text(encoding="utf-8"))) if SHIPPED.is_file() else {}
 
 
 def _read(path: Path, key: str) -> Any:

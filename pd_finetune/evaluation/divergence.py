@@ -12,7 +12,7 @@ from pd_finetune.targets.load import Target
 
 
 def sequence_divergences(
-    target: Target, method: Method, ids: Int[Tensor, "rows pos"], batch: int
+    target: Target, method: Method, ids: Int[Tensor, "rows pos"], batch: int = 0
 ) -> list[float]:
     """Mean KL(clean || edited) per token of each row, in nats, over every position but the last.
 

@@ -6,25 +6,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from pd_finetune.config import EvaluationConfig
-from pd_finetune.errors import UserError
 from pd_finetune.evaluation.base import cached, identity
-from pd_finetune.evaluation.cross_entropy import (
-    mean,
-    paired_standard_error,
-    sequence_cross_entropies,
-)
-from pd_finetune.evaluation.divergence import sequence_divergences
+from pd_finetune.evaluation.cross_entropy import mean, paired_standard_error
+from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.evaluation.rollouts import continuations
+from pd_finetune.evaluation.scores import base_cross_entropies, edited_scores
 from pd_finetune.methods.protocol import Method
 from pd_finetune.targets.load import Target
-from pd_finetune.text.tokens import DocumentSource, token_stream, windows
-
-OUT_OF_DOMAIN = "_ood"
+from pd_finetune.targets.upper import UpperLayers
+from pd_finetune.text.tokens import DocumentSource
 
 
 @dataclass
@@ -75,55 +66,26 @@ class Evaluation:
         return mean(list(self.kl_nats.values()))
 
 
-def held_out(
-    target: Target, source: DocumentSource, languages: list[str], settings: EvaluationConfig
-) -> dict[str, Int[Tensor, "rows window"]]:
-    """Held-out windows of each language, and of its out-of-domain text where there is some.
-
-    Raises:
-        UserError: a window is longer than the target's context, or a language has no such text.
-    """
-    if settings.window > target.context:
-        raise UserError(
-            f"evaluation.window={settings.window}: the target's context is {target.context} tokens"
-        )
-    texts = {language: (language, settings.split) for language in languages}
-    if settings.out_of_domain:
-        texts |= {language + OUT_OF_DOMAIN: (language, "ood") for language in languages}
-    result = {}
-    for name, (language, split) in texts.items():
-        stream = token_stream(target.tokenizer, source, language, split)
-        rows = windows(stream, settings.rows, settings.window)
-        if len(rows):
-            result[name] = torch.from_numpy(rows)
-        elif split != "ood":
-            raise UserError(
-                f"'{language}' has {len(stream)} tokens of {split} text, less than "
-                f"evaluation.window={settings.window}: give a shorter window"
-            )
-    return result
-
-
 def base_values(
     target: Target,
-    source: DocumentSource,
-    texts: dict[str, Int[Tensor, "rows window"]],
+    texts: dict[str, HeldOut],
     settings: EvaluationConfig,
+    upper: UpperLayers,
 ) -> dict[str, list[float]]:
     """Cross-entropy of each window under the unedited target, from the cache where it is there."""
     who = identity(target)
     values = {}
-    for name, ids in texts.items():
-        language = name.removesuffix(OUT_OF_DOMAIN)
+    for name, text in texts.items():
+        fingerprint, language, split, rows, window = text.facts
         facts: dict[str, Any] = {
             "what": "cross_entropy",
-            "text": source.fingerprint(language),
+            "text": fingerprint,
             "language": language,
-            "split": "ood" if name != language else settings.split,
-            "rows": settings.rows,
-            "window": settings.window,
+            "split": split,
+            "rows": rows,
+            "window": window,
         }
-        compute = partial(sequence_cross_entropies, target, ids, settings.batch)
+        compute = partial(base_cross_entropies, target, text, upper, settings.batch)
         values[name] = cached(who, facts, compute)
     return values
 
@@ -159,18 +121,12 @@ def evaluate(
         preserve: those of them whose divergence is measured.
     """
     texts = held_out(target, source, languages, settings)
-    base = base_values(target, source, texts, settings)
+    upper = UpperLayers(target.model, method.lowest_layer)
+    base = base_values(target, texts, settings, upper)
     before = base_rollouts(target, settings) if settings.rollouts else {}
+    edited, divergences = edited_scores(target, method, texts, preserve, upper, settings.batch)
     with method.edited():
-        edited = {
-            name: sequence_cross_entropies(target, ids, settings.batch)
-            for name, ids in texts.items()
-        }
         after = continuations(target, dict(settings.rollouts), settings.rollout_tokens)
-    divergences = {
-        language: sequence_divergences(target, method, texts[language], settings.batch)
-        for language in preserve
-    }
     rollouts = {
         language: {"prompt": prompt, "before": before[language], "after": after[language]}
         for language, prompt in settings.rollouts.items()

@@ -31,6 +31,7 @@ from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
+from pd_finetune.results.tracker_process import warm_up
 from pd_finetune.results.tracking import Tracker, open_tracker
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.by_text import select_by_text
@@ -145,7 +146,7 @@ def build_method(config: RunConfig, setting: Setting, selection: Selection | Non
 
 
 # of the method's group, but read by the objective and the record
-_NOT_THE_METHODS = ("kl_weight", "tuning_tokens", "tuned_on")
+_NOT_THE_METHODS = ("bands", "kl_weight", "tuning_tokens", "tuned_on")
 
 
 @dataclass
@@ -218,6 +219,7 @@ class Prepared:
 def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
     """The record of a run, its directory, and whether it was done just now."""
     started = time.monotonic()
+    warm_up(config.logger)
     setting = load_setting(config)
     languages = config.languages
     hashes = Hashes(

@@ -112,7 +112,7 @@ def finetune(
         TrainingError: a term is not finite.
     """
     started = time.monotonic()
-    objective = Objective(target, sample, pool, settings.kl_weight)
+    objective = Objective(target, sample, pool, settings.kl_weight, method.lowest_layer)
     optimiser = torch.optim.Adam(method.parameters(), lr=method.lr)
     result = FinetuneResult(0, False, 0.0)
     reached = 0

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pd_finetune.finetuning.vocabulary import log_partition, mean_embedding_and_negentropy
 from pd_finetune.targets.head import has_linear_head
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.partition import log_partition, mean_embedding_and_negentropy
+from pd_finetune.targets.upper import UpperLayers
 from pd_finetune.text.budget import TargetSample
 
 _ROWS = 32  # rows of a forward: more are accumulated, so that memory doesn't grow with the budget
@@ -35,6 +36,12 @@ class _Clean:
     log_probabilities: Float[Tensor, "pool pos vocab"] | None = None
 
 
+def _lengthened(rows: Tensor, length: int) -> Tensor:
+    """Zeros behind rows of ids or of hidden states; causal attention doesn't look there."""
+    missing = length - rows.shape[1]
+    return F.pad(rows, (0, 0, 0, missing) if rows.ndim == 3 else (0, missing))
+
+
 class Objective:
     """Target and protected terms for one sample and one pool of protected windows.
 
@@ -43,6 +50,7 @@ class Objective:
     Args:
         pool: windows of protected text, end-of-text first.
         kl_weight: nats of KL against nats of target cross-entropy.
+        lowest_layer: of the edit; what lies below it is computed here, once.
         fused: take the partition sum in chunks where the head allows it; False holds all logits.
     """
 
@@ -52,6 +60,7 @@ class Objective:
         sample: TargetSample,
         pool: Int[Tensor, "pool tokens"],
         kl_weight: float,
+        lowest_layer: int | None = None,
         fused: bool = True,
     ) -> None:
         self.target, self.kl_weight = target, kl_weight
@@ -66,19 +75,25 @@ class Objective:
         self.fused = self.fused and head.bias is None
         if self.fused:
             self._embedding = head.weight.detach().float()
+            self._upper = UpperLayers(target.model, lowest_layer)
+            self._entering_rows = self._enter(self._rows[:, :-1])
+            self._entering_pool = self._enter(self._pool)
         self._clean = self._clean_pool()
+
+    def _enter(self, ids: Int[Tensor, "rows pos"]) -> Tensor:
+        return torch.cat([self._upper.enter(part) for part in ids.split(_ROWS)])
 
     @torch.no_grad()
     def _clean_pool(self) -> _Clean:
         parts = self._pool.split(_ROWS)
         if self.fused:
             pairs = []
-            for ids in parts:
-                hidden = self._hidden(ids)
+            for entering in self._entering_pool.split(_ROWS):
+                hidden = self._upper.hidden(entering)
                 mean, negentropy = mean_embedding_and_negentropy(
                     hidden.flatten(0, 1), self._embedding
                 )
-                pairs.append((mean.view_as(hidden), negentropy.view(ids.shape)))
+                pairs.append((mean.view_as(hidden), negentropy.view(hidden.shape[:2])))
             return _Clean(torch.cat([m for m, _ in pairs]), torch.cat([n for _, n in pairs]))
         logs = self._logits(self._pool[:1]).log_softmax(-1)
         if logs.numel() * len(self._pool) * 4 > _KEPT_BYTES:
@@ -86,10 +101,6 @@ class Objective:
         return _Clean(
             log_probabilities=torch.cat([self._logits(ids).log_softmax(-1) for ids in parts])
         )
-
-    def _hidden(self, ids: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos width"]:
-        output = self.target.model.base_model(input_ids=ids, use_cache=False)
-        return output.last_hidden_state.float()
 
     def _logits(self, ids: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos vocab"]:
         return self.target.model(input_ids=ids, use_cache=False).logits.float()
@@ -101,7 +112,7 @@ class Objective:
         if not self.fused:
             logits = self._logits(ids[:, :-1])[counted]
             return F.cross_entropy(logits, labels, reduction="none")
-        hidden = self._hidden(ids[:, :-1])[counted]
+        hidden = self._upper.hidden(self._entering_rows[part])[counted]
         return log_partition(hidden, self._embedding) - (hidden * self._embedding[labels]).sum(-1)
 
     def clean_log_probabilities(self, rows: Int[Tensor, " rows"]) -> Tensor | None:
@@ -118,15 +129,15 @@ class Objective:
         self, rows: Int[Tensor, " rows"], clean: Tensor | None = None
     ) -> Float[Tensor, "rows pos"]:
         """KL(clean || edited) at each position of the pool's windows `rows`, in nats."""
-        ids = self._pool[rows]
         if not self.fused:
+            ids = self._pool[rows]
             if clean is None:
                 assert self._clean.log_probabilities is not None
                 clean = self._clean.log_probabilities[rows]
             edited = self._logits(ids).log_softmax(-1)
             return F.kl_div(edited, clean, reduction="none", log_target=True).sum(-1)
         assert self._clean.mean_embedding is not None and self._clean.negentropy is not None
-        hidden = self._hidden(ids)
+        hidden = self._upper.hidden(self._entering_pool[rows])
         expected = (hidden * self._clean.mean_embedding[rows]).sum(-1)
         partition = log_partition(hidden.flatten(0, 1), self._embedding).view_as(expected)
         return self._clean.negentropy[rows] - expected + partition
@@ -139,18 +150,13 @@ class Objective:
         A forward of one short row costs a sixth of one of 16 windows, so small samples ride along.
         """
         assert self._clean.mean_embedding is not None and self._clean.negentropy is not None
-        count, length = self._rows.shape
-        windows = self._pool[rows]
-        width = max(length - 1, windows.shape[1])
-        # padding is on the right, where causal attention doesn't look
-        ids = torch.cat(
-            [
-                F.pad(self._rows[:, :-1], (0, width - length + 1)),
-                F.pad(windows, (0, width - windows.shape[1])),
-            ]
+        sample, windows = self._entering_rows, self._entering_pool[rows]
+        count, length = sample.shape[:2]
+        width = max(length, windows.shape[1])
+        hidden = self._upper.hidden(
+            torch.cat([_lengthened(sample, width), _lengthened(windows, width)])
         )
-        hidden = self._hidden(ids)
-        predicting = hidden[:count, : length - 1][self._counted[:, 1:]]
+        predicting = hidden[:count, :length][self._counted[:, 1:]]
         protected = hidden[count:, : windows.shape[1]]
         partition = log_partition(torch.cat([predicting, protected.flatten(0, 1)]), self._embedding)
         labels = self._rows[self._counted]

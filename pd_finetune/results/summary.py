@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pd_finetune.config import band
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_text
 from pd_finetune.results.record import RunRecord
@@ -32,6 +33,8 @@ _NOT_COMPARED = (
     "evaluation",  # what matters of it is compared between all runs
     "method.tuning_tokens",
 )
+
+_TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
 
 
 # ------------------------------------------------------------------ arms, and what may be pooled
@@ -102,10 +105,23 @@ def _shared_facts(record: RunRecord) -> dict[str, str]:
     )
 
 
+def _as_tuned(record: RunRecord) -> bool:
+    """Whether rate and KL weight are those of the budget's band, which the config carries."""
+    method = record.config.get("method", {})
+    bands = {int(key): value for key, value in (method.get("bands") or {}).items()}
+    return bool(bands) and all(
+        method.get(name) == value for name, value in band(bands, record.budget).items()
+    )
+
+
 def _arm_facts(record: RunRecord) -> dict[str, str]:
     """What all runs of one arm must have in common: its config but for budget and seed."""
     everywhere = record.lora is not None and record.lora["where"] == "all"
-    left_out = (*_NOT_COMPARED, *(["selection"] if everywhere else []))
+    left_out = (
+        *_NOT_COMPARED,
+        *(["selection"] if everywhere else []),
+        *(_TUNED if _as_tuned(record) else []),
+    )
     return {
         key: value
         for key, value in _flat(relevant_config(record.config)).items()

@@ -125,8 +125,7 @@ class WandbTracker:
 class BackgroundTracker:
     """A tracker that opens, and does everything else, on a thread of its own, in order.
 
-    W&B takes two seconds to start, about as long as a whole fine-tune of the embedded target; the
-    run does not wait for it. What goes wrong there is raised here, at the next call.
+    The run does not wait for it. What goes wrong there is raised here, at the next call.
     """
 
     def __init__(self, opener: Callable[[], Tracker]) -> None:
@@ -169,4 +168,6 @@ def open_tracker(
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
         return NoTracker()
-    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))
+    from pd_finetune.results.tracker_process import RemoteTracker
+
+    return BackgroundTracker(lambda: RemoteTracker(settings, folder, name, config))

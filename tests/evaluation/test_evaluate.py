@@ -10,7 +10,8 @@ from pd_finetune.config import EvaluationConfig
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence_cross_entropies
 from pd_finetune.evaluation.divergence import sequence_divergences
-from pd_finetune.evaluation.evaluate import Evaluation, evaluate, held_out
+from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.evaluation.rollouts import continuation
 from pd_finetune.files import cache_folder
 from pd_finetune.methods.lora import LoraMethod
@@ -39,7 +40,7 @@ def run(target: Target, m: float = -1.0, settings: EvaluationConfig = SETTINGS) 
 
 def test_cross_entropy_and_kl_against_float64() -> None:
     target = tiny.target()
-    ids = held_out(target, tiny.source(), ["en"], SETTINGS)["en"]
+    ids = held_out(target, tiny.source(), ["en"], SETTINGS)["en"].ids
     method = edit(target)
     ce = sequence_cross_entropies(target, ids, 2)
     kl = sequence_divergences(target, method, ids, 2)

@@ -11,10 +11,10 @@ from pd_finetune.config import ObjectiveConfig, TokenBudgetConfig
 from pd_finetune.errors import TrainingError
 from pd_finetune.finetuning.loop import finetune, lr_factor, protected_rows
 from pd_finetune.finetuning.objective import Objective, has_linear_head
-from pd_finetune.finetuning.vocabulary import log_partition
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.load import Target, weights_hash
+from pd_finetune.targets.partition import log_partition
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from tests.methods import tiny
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
-from pd_finetune.results import environment
+from pd_finetune.results import environment, tracker_process
 from pd_finetune.results.record import (
     Hashes,
     RunRecord,
@@ -27,6 +27,7 @@ from pd_finetune.results.record import (
 )
 from pd_finetune.results.rundir import RunDirectory, config_hash
 from pd_finetune.results.table import print_record
+from pd_finetune.results.tracker_process import RemoteTracker
 from pd_finetune.results.tracking import BackgroundTracker, NoTracker, open_tracker
 
 CONFIG: dict[str, Any] = {
@@ -256,14 +257,33 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
 def test_wandb_online_without_login_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wandb
-
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr(type(wandb.api), "api_key", property(lambda self: None))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # where a stored login would be
     tracker = open_tracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
     with pytest.raises(UserError, match="wandb login"):
         tracker.record(record())
     tracker.finish(exit_code=1)
+
+
+def test_one_process_serves_one_run_after_the_other(tmp_path: Path) -> None:
+    settings = LoggerConfig(kind="wandb_offline")
+    tracker_process.warm_up(settings)
+    (process,) = tracker_process._idle
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tracker = open_tracker(settings, tmp_path / name, name, CONFIG)
+        tracker.log(0, {"train/lr": 0.1})
+        tracker.finish(0)
+        assert len(list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))) == 1
+    assert tracker_process._idle == [process]
+
+
+def test_a_tracker_whose_process_ended_says_so(tmp_path: Path) -> None:
+    tracker = RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG)
+    tracker._process.kill()
+    tracker._process.wait()
+    with pytest.raises(UserError, match="has ended"):
+        tracker.log(0, {"train/lr": 0.1})
 
 
 class Recorder(NoTracker):

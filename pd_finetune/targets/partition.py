@@ -24,7 +24,7 @@ class _LogPartition(torch.autograd.Function):
         hidden: Float[Tensor, "positions width"],
         embedding: Float[Tensor, "vocab width"],
     ) -> Float[Tensor, " positions"]:
-        gradient = torch.empty_like(hidden)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         result = hidden.new_empty(hidden.shape[0])
         for start in range(0, hidden.shape[0], _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -32,10 +32,12 @@ class _LogPartition(torch.autograd.Function):
             top = logits.amax(-1, keepdim=True)
             weights = logits.sub_(top).exp_()
             total = weights.sum(-1, keepdim=True)
-            # d lse / d hidden is the mean embedding under the predictions, made while they are here
-            gradient[part] = (weights @ embedding) / total
+            if gradient is not None:
+                # d lse / d hidden: the mean embedding under the predictions, while they are here
+                gradient[part] = (weights @ embedding) / total
             result[part] = (top + total.log())[:, 0]
-        ctx.save_for_backward(gradient)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return result
 
     @staticmethod
