@@ -227,8 +227,11 @@ def main() -> None:
     folder = args.folder / "goodfire_full_size"
     if args.stage:
         folder = args.folder
-        answer = write(folder) if args.stage == "write" else measure(args.stage, folder, args)
-        print(json.dumps(answer))
+        if args.stage == "write":
+            write(folder)
+            print("{}")
+        else:
+            print(json.dumps(measure(args.stage, folder, args)))
         return
     if unknown := set(args.stages.split(",")) - set(STAGES):
         parser.error(f"--stages {', '.join(unknown)}: possible are {', '.join(STAGES)}")

@@ -61,9 +61,13 @@ def pile(tmp_path: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     texts = [f"{t.format(n)} {t.format(n + 1)}" for n in range(300) for t in (GERMAN, ENGLISH)]
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=640,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # what it can't spell, it drops
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = [token for text in texts for token in [0, *tokenizer.encode(text).ids]]
     rows = [ids[start : start + 513] for start in range(0, len(ids) - 513, 513)]
