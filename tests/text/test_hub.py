@@ -148,7 +148,7 @@ def test_pile_tells_code_from_text(tmp_path: Path, pile: Path) -> None:
     assert not any("weather" in text or "Wetter" in text for text in found["code"])
     assert all(any(text in whole for whole in sources) for text in found["code"])
     prose = [d for d in found["en"] if "weather" not in d and "journey" not in d]
-    assert len(prose) < 0.2 * len(found["code"])  # doc strings
+    assert len(prose) < 0.35 * len(found["code"])  # whole windows of doc strings are prose
 
 
 def test_windows_of_documentation_are_no_code() -> None:
