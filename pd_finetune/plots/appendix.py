@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from pd_finetune.plots import style
@@ -33,7 +35,7 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing | None:
     subtitle = (
         f"{style.runs_note('median', numbers['seeds'], 'band')}; nats per token; dashed: 0.1 nats"
     )
-    size = (1.2 + 3.3 * len(columns), 6.4)
+    size = (1.2 + 3.7 * len(columns), 6.4)
     shared = {"sharex": True, "sharey": "row"}
     with style.grid("Appendix: other LoRAs", subtitle, 3, len(columns), size, **shared) as (
         figure,
@@ -54,12 +56,11 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing | None:
                     panel.set_xlabel("")
                 if column == 0:
                     panel.set_ylabel(label)
-        for_legend = {}
+        for_legend: dict[str, Any] = {}
         for panel in axes[0]:
             lines, names = panel.get_legend_handles_labels()
             for_legend |= dict(zip(names, lines, strict=True))
         names = [arm for arm in styles if arm in for_legend]
-        figure.legend(
-            [for_legend[arm] for arm in names], names, loc="outside lower center", ncols=len(names)
-        )
+        handles = [for_legend[arm] for arm in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return style.Drawing(figure, numbers.reset_index(drop=True))

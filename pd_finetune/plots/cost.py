@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ def _cases(frame: pd.DataFrame, table: pd.DataFrame) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     flops = table[(table["currency"] == "flops") & (table["mask"] == ONE_SCALAR)]
     flops = flops[~flops["off_target"].astype(bool)]
+    row: Any
     for row in flops.itertuples():
         found.append(
             {
@@ -66,6 +68,7 @@ def _panel(axes: Axes, own: pd.DataFrame, styles: dict[str, style.Look]) -> None
         linewidth=2,
         label=f"decomposition, then {first['mask']} an edit",
     )
+    row: Any
     for row in comparable.itertuples():
         axes.plot(
             n,

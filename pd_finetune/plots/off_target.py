@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +29,7 @@ def table(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None)
     budgets = sorted(int(value) for value in frame["budget"].unique())
     if budget is not None and budget not in budgets:
         raise UserError(f"budget={budget}: possible are {', '.join(map(str, budgets))}")
-    gaps = measure(summary, "to_chance_nats").set_index(["arm", "budget"])["median"]
+    gaps: Any = measure(summary, "to_chance_nats").set_index(["arm", "budget"])["median"]
     parts = []
     for arm, best in comparison_budgets(frame).set_index("arm")["budget"].items():
         own = int(best) if budget is None else budget

@@ -30,6 +30,7 @@ _PALETTE = {
 }
 _OTHERS = ("#CC79A7", "#000000", "#999999", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_ROOMY_TICKS = 8  # on a budget axis; the labels of more would run into each other
 MUTED, INK = "#6b6b6b", "#222222"
 _RC: dict[Any, Any] = {
     "font.size": 9.5,
@@ -174,7 +175,10 @@ def grid(
 def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
     """A log2 axis with a tick at each budget."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
+    ticks = sorted(set(budgets))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    if len(ticks) > _ROOMY_TICKS:
+        axes.tick_params(axis="x", labelsize=7.5)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel(f"budget [{language} training tokens]")
@@ -290,8 +294,10 @@ def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
 def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
     """`bands`, each named at its right end."""
     bands(axes, summary, styles)
-    last = summary.groupby("arm").last()
-    ends = {arm: (float(last.loc[arm, "budget"]), float(last.loc[arm, "median"])) for arm in styles}
+    ends = {}
+    for arm in styles:
+        last = summary[summary["arm"] == arm].iloc[-1]
+        ends[arm] = (float(last["budget"]), float(last["median"]))
     label_ends(axes, ends, styles)
 
 

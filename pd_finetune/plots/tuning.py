@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -23,6 +25,7 @@ def _panel(
     rates, weights = (sorted(own[name].unique()) for name in ("lr", "kl_weight"))
     colours = colormaps[_COLOURS]
     image = np.full((len(weights), len(rates)), np.nan)
+    row: Any
     for row in own.itertuples():
         x, y = rates.index(row.lr), weights.index(row.kl_weight)
         image[y, x] = row.score

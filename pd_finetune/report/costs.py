@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +21,10 @@ def _amount(value: float) -> str:
     return f"{value:,.0f}" if value < 1e7 else f"{value:.1e}".replace("e+", "e")
 
 
+def _rows(table: pd.DataFrame) -> Iterable[Any]:
+    return table.itertuples()
+
+
 def stage_table(prepared: pd.DataFrame, edits: pd.DataFrame, target: str) -> pd.DataFrame:
     """What is spent once per model, on tuning once per method, and on an edit."""
     rows = [
@@ -26,7 +32,7 @@ def stage_table(prepared: pd.DataFrame, edits: pd.DataFrame, target: str) -> pd.
             *(row.stage, row.counted, _amount(row.tokens), _amount(row.target_tokens)),
             *(_amount(row.flops), _amount(row.seconds), row.note),
         )
-        for row in prepared.itertuples()
+        for row in _rows(prepared)
     ]
     for arm, own in edits.groupby("arm", sort=False):
         first, last = own.iloc[0], own.iloc[-1]
@@ -64,8 +70,10 @@ def break_even_table(table: pd.DataFrame) -> pd.DataFrame:
     """Per pair of arms and criterion: the budgets, and the edits to break even by currency."""
     rows = []
     keys = ["mask", "mask_budget", "lora", "lora_budget", "off_target"]
-    for (mask, at, lora, budget, off_target), own in table.groupby(keys, sort=False, dropna=False):
-        by_currency = own.set_index("currency")
+    key: Any
+    for key, own in table.groupby(keys, sort=False, dropna=False):
+        mask, at, lora, budget, off_target = key
+        by_currency: Any = own.set_index("currency")
         rows.append(
             {
                 "mask": f"{mask}, {at:,}",
@@ -85,8 +93,7 @@ def _published(frame: pd.DataFrame) -> str:
     size = published_costs.sizes()
     low, high = published_costs.implied_utilisation()
     rows = [
-        (row.stage, _amount(row.tokens), _amount(row.flops), row.note)
-        for row in prepared.itertuples()
+        (row.stage, _amount(row.tokens), _amount(row.flops), row.note) for row in _rows(prepared)
     ]
     for budget, key in (
         (published_costs.MASK_TOKENS, "mask_edit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -34,8 +35,8 @@ def headline_table(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     chance, its best, is marked by an asterisk.
     """
     target = str(frame["target_language"].iloc[0])
-    reached = tokens_to_target(frame).set_index("arm")
-    medians = summary.set_index(["arm", "budget", "measure"])
+    reached: Any = tokens_to_target(frame).set_index("arm")
+    medians: Any = summary.set_index(["arm", "budget", "measure"])
     rows = []
     for place in comparison_budgets(frame).itertuples():
         row = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def break_even(frame: pd.DataFrame, prepared: pd.DataFrame, edits: pd.DataFrame)
     """
     paid = prepared[prepared["stage"] != "target"]
     own = comparison_budgets(frame).set_index("arm")["budget"]
-    cost = edits.set_index(["arm", "budget"])
+    cost: Any = edits.set_index(["arm", "budget"])
     rows = []
     for mask in (arm for arm in MASKS if arm in own.index):
         at = int(own[mask])

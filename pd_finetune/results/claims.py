@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,7 +152,8 @@ def c3(evidence: Evidence) -> list[Part]:
 
 def c4(evidence: Evidence) -> list[Part]:
     """One scalar needs about 4 tokens, LoRA about 32; the scale ends near -1."""
-    tokens, parts = evidence.tokens, []
+    tokens: Any = evidence.tokens
+    parts: list[Part] = []
     what, rule = f"tokens to target, {ONE_SCALAR}", "8 or fewer (the write-up: 4)"
     if ONE_SCALAR not in tokens.index:
         return [Part("C4", what, rule, NOT_TESTABLE)]
@@ -231,7 +233,8 @@ def c6(evidence: Evidence) -> list[Part]:
     rule = "within a factor of 2 of each other, or neither reaches it"
     if not {LORA_R1, LORA_R4} <= set(evidence.tokens.index):
         return [better, Part("C6", what, rule, NOT_TESTABLE)]
-    four, one = (evidence.tokens.loc[arm] for arm in (LORA_R4, LORA_R1))
+    tokens: Any = evidence.tokens
+    four, one = (tokens.loc[arm] for arm in (LORA_R4, LORA_R1))
     absent = [row["target_tokens"] is pd.NA for row in (four, one)]
     if any(absent):
         same = all(absent)

@@ -186,6 +186,7 @@ def edits(frame: pd.DataFrame, trials: pd.DataFrame, sizes: Sizes) -> pd.DataFra
         tried = trials[trials["arm"] == arm]["budget"].to_numpy(float)
         budgets = table.index.to_numpy(float)
         nearest = [table.index[np.abs(np.log(budgets / value)).argmin()] for value in tried]
+        budget: Any
         for budget, line in table.iterrows():
             rows.append(
                 {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -80,7 +82,7 @@ def comparison_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for arm in arms_of(frame):
-        gaps = frame[frame["arm"] == arm].groupby("budget")["to_chance_nats"].median()
+        gaps: Any = frame[frame["arm"] == arm].groupby("budget")["to_chance_nats"].median()
         reached = gaps[gaps <= AT_CHANCE_NATS]
         budget = int(reached.index[0] if len(reached) else gaps.idxmin())
         rows.append((arm, budget, len(reached) > 0, float(gaps.loc[budget])))
