@@ -1,9 +1,11 @@
 """Compare the memory estimate of a decomposition's training with measured peaks.
 
     python -m benchmarks.memory
+    python -m benchmarks.memory 'merged, 16 rows'
 
 Each shape trains for a few steps in a process of its own. Measured is the peak of the resident
-memory less what the process held before the trainer was built (libraries and target).
+memory less what the process held before the trainer was built (libraries and target). The time is
+the processor's in the last step.
 """
 
 from __future__ import annotations
@@ -12,18 +14,31 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from typing import Any
 
-SHAPES = {  # recipe, rows, C factor
-    "merged, 16 rows": ("merged", 16, 1),
-    "merged, 32 rows": ("merged", 32, 1),
-    "merged, 16 rows, 4 x C": ("merged", 16, 4),
-    "separate, 16 rows": ("paper", 16, 1),
+SHAPES: dict[str, tuple[str, int, int, dict[str, Any]]] = {  # recipe, rows, C factor, settings
+    "merged, 16 rows": ("merged", 16, 1, {}),
+    "merged, 32 rows": ("merged", 32, 1, {}),
+    "merged, 16 rows, 4 x C": ("merged", 16, 4, {}),
+    "merged, 32 rows, recomputed": ("merged", 32, 1, {"activation_checkpointing": True}),
+    "merged, 32 rows by 8": ("merged", 32, 1, {"micro_batch": 8}),
+    "paper, 16 rows": ("paper", 16, 1, {}),
+    "paper, 16 rows, 4 x C": ("paper", 16, 4, {}),
+    "paper, 32 rows, recomputed": ("paper", 32, 1, {"activation_checkpointing": True}),
+    "paper, 32 rows by 4": ("paper", 32, 1, {"micro_batch": 4}),
+    "paper, 32 rows by 4, recomputed": (
+        *("paper", 32, 1),
+        {"micro_batch": 4, "activation_checkpointing": True},
+    ),
 }
 STEPS = 3
 
 
-def measure(recipe: str, rows: int, factor: int) -> tuple[float, float]:
-    """(estimated, measured) bytes of one shape, in this process."""
+def measure(
+    recipe: str, rows: int, factor: int, settings: dict[str, Any]
+) -> tuple[float, float, float]:
+    """(estimated, measured) bytes of one shape, in this process, and processor seconds a step."""
     from dataclasses import replace
     from pathlib import Path
 
@@ -35,7 +50,8 @@ def measure(recipe: str, rows: int, factor: int) -> tuple[float, float]:
 
     torch.set_num_threads(1)
     config = config_of("embedded", Variant(recipe), "float32", rows)
-    config = replace(config, sites={name: factor * C for name, C in config.sites.items()})
+    sites = {name: factor * C for name, C in config.sites.items()}
+    config = replace(config, sites=sites, **settings)
     target = load_target("embedded")
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     held = pages * resource.getpagesize()
@@ -45,18 +61,21 @@ def measure(recipe: str, rows: int, factor: int) -> tuple[float, float]:
 
     trainer = Trainer(target, config, batch_at, Path())
     for _ in range(STEPS):
+        started = time.process_time()
         trainer.train_step()
+    seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
     parts = trainer.memory_bytes() | {"target": 0}  # that one was there before
-    return sum(parts.values()), peak
+    return sum(parts.values()), peak, seconds
 
 
 def main() -> None:
     if len(sys.argv) == 2:
-        estimated, measured = measure(*SHAPES[sys.argv[1]])
+        estimated, measured, seconds = measure(*SHAPES[sys.argv[1]])
         print(
-            f"{sys.argv[1]:24s} estimated {estimated / 2**20:6.0f} MiB, "
-            f"measured {measured / 2**20:6.0f} MiB, ratio {measured / estimated:.2f}"
+            f"{sys.argv[1]:32s} estimated {estimated / 2**20:6.0f} MiB, "
+            f"measured {measured / 2**20:6.0f} MiB, ratio {measured / estimated:.2f}, "
+            f"{seconds:.2f} s a step"
         )
         return
     for name in SHAPES:

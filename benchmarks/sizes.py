@@ -59,14 +59,19 @@ def goodfire_block() -> ArchitectureConfig:
 
 def config_of(size: str, variant: Variant, precision: str, rows: int) -> DecomposeConfig:
     """The package's own configuration of this size, recipe and precision (rows 0: as it says)."""
+    words = [f"recipe={variant.recipe}", f"precision={precision}", *SIZES[size]]
+    words += [f"compile={str(variant.compiled).lower()}"] + [f"recipe.rows={rows}"] * (rows > 0)
+    return composed(words)
+
+
+def composed(words: list[str]) -> DecomposeConfig:
+    """The checked configuration that `decompose` makes of these words."""
     import hydra
     from omegaconf import OmegaConf
 
     from pd_finetune.cli import checked_config, config_folder, config_options
     from pd_finetune.config_store import register_schemas
 
-    words = [f"recipe={variant.recipe}", f"precision={precision}", *SIZES[size]]
-    words += [f"compile={str(variant.compiled).lower()}"] + [f"recipe.rows={rows}"] * (rows > 0)
     register_schemas()
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):

@@ -8,23 +8,23 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pd_finetune.cli_messages import one_line, possible
+from pd_finetune.checking import checked_config
+from pd_finetune.cli_messages import one_line
 from pd_finetune.config_store import SCHEMAS, register_schemas
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.experiments import check_experiment, experiment_stages
+from pd_finetune.sweep.tally import Tally
+from pd_finetune.sweep.work import Stage, SweepSupport
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 # words of the command line that need no group in front: only one of a stage's groups can mean them
@@ -51,70 +51,38 @@ def config_options(*groups: str) -> str:
     return "\n".join(lines)
 
 
-@dataclass
-class _Jobs:
-    """What became of the jobs of one call: one, or a multirun's."""
-
-    started: int = 0
-    failures: list[str] = field(default_factory=list)
-    exit_code: int = 0
-
-
 def _complain(message: str) -> None:
     sys.stderr.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def _refuse_added_keys(config: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that `+key=value` put beside a schema's own."""
-    schema = OmegaConf.get_type(config)
-    known = [f.name for f in fields(schema)] if schema and is_dataclass(schema) else None
-    for key in map(str, config):
-        if known is not None and key not in known:
-            raise UserError(f"unknown key {prefix}{key}: {possible(key, known)}")
-        child = OmegaConf.select(config, key) if key.isidentifier() else None
-        if isinstance(child, DictConfig):
-            _refuse_added_keys(child, f"{prefix}{key}.")
+class Task:
+    """What Hydra calls with each composed config. The sweeper takes `stage` and leaves `tally`."""
 
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.tally: Tally | None = None
+        self.exit_code = 0
 
-def checked_config(config: DictConfig) -> Any:
-    """The plain, validated object for a composed config.
+    def __call__(self, config: DictConfig) -> None:
+        """Do one job; what went wrong is told, and kept as exit code."""
+        try:
+            self.stage.run(checked_config(config))
+        except (UserError, TrainingError) as error:
+            self.exit_code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED
+            _complain(str(error))
+        except Exception:
+            self.exit_code = EXIT_FAILED
+            traceback.print_exc()
 
-    Raises:
-        UserError: a value is missing or impossible.
-    """
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{key} is missing: give {key}=...")
-    try:
-        _refuse_added_keys(config)
-        return OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from None
-
-
-def _job(run: Callable[[Any], object], config: DictConfig, jobs: _Jobs) -> dict[str, str]:
-    """One job; its failure is recorded instead of raised, so that a multirun goes on."""
-    settings = HydraConfig.get()
-    multirun = settings.mode == RunMode.MULTIRUN
-    name = " ".join(settings.overrides.task) or "defaults"
-    jobs.started += 1
-    if multirun:
-        print(f"job {jobs.started}: {name}", file=sys.stderr, flush=True)
-    try:
-        run(checked_config(config))
-        return {"status": "finished"}
-    except (UserError, TrainingError) as error:
-        message = str(error)
-        jobs.exit_code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILED
-        _complain(message)
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        jobs.exit_code = EXIT_FAILED
-        traceback.print_exc()
-    jobs.failures.append(f"{name}: {message}")
-    if multirun:
-        jobs.exit_code = EXIT_FAILED
-    return {"status": "failed"}
+    def report(self) -> int:
+        """List a sweep's failures; the exit code."""
+        messages = self.tally.messages if self.tally else {}
+        if self.tally and messages:
+            print(f"{len(messages)} of {len(self.tally.names)} jobs failed:", file=sys.stderr)
+            for number in sorted(messages):
+                print(f"  {self.tally.names[number]}: {messages[number]}", file=sys.stderr)
+        return EXIT_FAILED if messages else self.exit_code
 
 
 @contextmanager
@@ -162,7 +130,9 @@ def _check_shown(config_name: str, overrides: list[str]) -> None:
     checked_config(composed)
 
 
-def stage_main(config_name: str, run: Callable[[Any], object]) -> None:
+def stage_main(
+    config_name: str, run: Callable[[Any], object], sweep: SweepSupport | None = None
+) -> None:
     """Compose `configs/<config_name>.yaml` with the command line and call `run` with the result.
 
     Exit codes: 0 done, 1 failed (with a traceback; in a multirun: any job failed), 2 a user's
@@ -172,11 +142,7 @@ def stage_main(config_name: str, run: Callable[[Any], object]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     register_schemas()
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
-    jobs = _Jobs()
-
-    def task(config: DictConfig) -> dict[str, str]:
-        return _job(run, config, jobs)
-
+    task = Task(Stage(run, sweep))
     # Hydra reads the command line again by itself
     sys.argv[1:] = [_spelled_out(config_name, argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
@@ -204,9 +170,5 @@ def stage_main(config_name: str, run: Callable[[Any], object]) -> None:
         # a job's own errors never get here: this is about the command line or the sweep folder
         _complain(one_line(error))
         sys.exit(EXIT_USER_ERROR)
-    if jobs.failures and jobs.started > 1:
-        print(f"{len(jobs.failures)} of {jobs.started} jobs failed:", file=sys.stderr)
-        for failure in jobs.failures:
-            print(f"  {failure}", file=sys.stderr)
-    if jobs.exit_code:
-        sys.exit(jobs.exit_code)
+    if code := task.report():
+        sys.exit(code)

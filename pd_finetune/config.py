@@ -75,11 +75,10 @@ class LanguagesConfig:
 
 @dataclass
 class TokenBudgetConfig:
-    """How the target-language tokens of a run are drawn, and the grid that a sweep walks."""
+    """How the target-language tokens of a run are drawn."""
 
     sequence_tokens: int = 64  # longest sequence, without its end-of-text token
     min_paragraph_tokens: int = 16  # shorter paragraphs (headings) are passed over
-    grid: list[int] = field(default_factory=lambda: [1, 4, 16, 64])
 
     def __post_init__(self) -> None:
         require(self.sequence_tokens >= 1, "token_budget.sequence_tokens must be at least 1")
@@ -318,6 +317,7 @@ class RunConfig:
     device: str = "auto"
     threads: int = 0  # CPU threads; 0: torch's default
     progress: bool = True
+    shard: str | None = None  # of a sweep, see `sweep.shard`; a single run has none
 
     def __post_init__(self) -> None:
         require(self.budget >= 1, f"budget={self.budget}: it counts tokens, give 1 or more")

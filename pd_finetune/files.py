@@ -3,12 +3,21 @@
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pd_finetune.errors import UserError
+
+_SETTLED_SECONDS = 2.0  # a file that changed later than this ago may change again unnoticed
+
+
+def writer() -> str:
+    """This process among all that may write to a shared folder: `<host>-<process id>`."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def make_folder(folder: Path) -> Path:
@@ -19,9 +28,9 @@ def make_folder(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-probe-{os.getpid()}"
+        probe = folder / f".write-probe-{writer()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write to folder '{folder}' ({error.strerror}): choose another one"
@@ -32,7 +41,7 @@ def make_folder(folder: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it is synced and renamed over `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -53,9 +62,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any) -> str:
+    """`value` as indented JSON, with an end of line.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def file_sha256(path: Path) -> str:
@@ -70,22 +88,28 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "pd_finetune"
 
 
-_LARGE = 2**26  # bytes: smaller files are hashed in a moment
+_hashes: dict[str, str] = {}
 
 
-def remembered_sha256(path: Path) -> str:
-    """`file_sha256`, remembered for large files by inode, size and times of change.
+def source_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file that is read often and seldom changes, remembered in the cache folder.
 
-    A checkpoint of 3 GB takes ten seconds to hash, and every run asks.
+    Known by place, size, inode and times of change; the last of them no program can set back. A
+    file of 3 GB takes seconds to hash, and every run asks.
     """
+    path = path.resolve()
     stat = path.stat()
-    if stat.st_size < _LARGE:
-        return file_sha256(path)
-    facts = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    known = cache_folder() / "hashes" / hashlib.sha256(repr(facts).encode()).hexdigest()
-    if known.is_file() and len(text := known.read_text(encoding="ascii").strip()) == 64:
-        return text
-    digest = file_sha256(path)
-    make_folder(known.parent)
-    write_text(known, digest + "\n")
+    place = json.dumps([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
+    if place in _hashes:
+        return _hashes[place]
+    known = cache_folder() / "hashes" / hashlib.sha256(place.encode()).hexdigest()
+    digest = known.read_text(encoding="ascii").strip() if known.is_file() else ""
+    if len(digest) != 64:
+        asked = time.time()
+        digest = file_sha256(path)
+        if asked - max(stat.st_mtime, stat.st_ctime) < _SETTLED_SECONDS:
+            return digest
+        make_folder(known.parent)
+        write_text(known, digest + "\n")
+    _hashes[place] = digest
     return digest

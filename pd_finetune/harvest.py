@@ -10,7 +10,8 @@ def run(config: HarvestConfig) -> Path:
     """Stream text of every language and write the evidence and labels per subcomponent."""
     from hydra.utils import instantiate
 
-    from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
+    from pd_finetune.decomposition.folder import decomposition_folder
+    from pd_finetune.decomposition.store import load_decomposition
     from pd_finetune.runtime import device_of, prepare
     from pd_finetune.selection.harvest import harvest, save_harvest
     from pd_finetune.selection.summary import print_harvest

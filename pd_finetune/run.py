@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pd_finetune.cli import stage_main
 from pd_finetune.config import RunConfig
+from pd_finetune.errors import UserError
+from pd_finetune.sweep.work import SweepSupport
 
 if TYPE_CHECKING:
     from pd_finetune.results.record import RunRecord
@@ -17,16 +20,57 @@ def run(config: RunConfig) -> RunRecord:
     Raises:
         UserError: something asked for does not exist or does not fit together.
     """
-    from pd_finetune.finetuning.experiment import finetune_run
+    if config.shard:
+        raise UserError(f"shard={config.shard} is a part of a sweep: give -m, or no shard")
+    from pd_finetune.finetuning.identity import finished_run
+
+    found = finished_run(config)
+    if found:
+        record, folder = found
+        print(f"already finished; change the config or remove {folder} to do it again")
+    else:
+        from pd_finetune.finetuning.experiment import finetune_run
+
+        record, folder, _ = finetune_run(config)
     from pd_finetune.results.table import print_record
 
-    record, folder, fresh = finetune_run(config)
-    if not fresh:
-        print(f"already finished; change the config or remove {folder} to do it again")
     print_record(record)
     print(f"record: {folder / 'result.json'}")
     return record
 
 
+def run_in_sweep(config: RunConfig) -> bool:
+    """Do a run without a word; whether it was done just now."""
+    from pd_finetune.finetuning.experiment import finetune_run
+
+    _, _, fresh = finetune_run(config)
+    return fresh
+
+
+def finished(config: RunConfig) -> bool:
+    """Whether a run is done, from files alone."""
+    from pd_finetune.finetuning.identity import finished_run
+
+    return finished_run(config) is not None
+
+
+def settled(config: RunConfig, sweep: str) -> RunConfig:
+    """The config of one run of a sweep: no bar of its own, and W&B's group is the sweep."""
+    logger = replace(config.logger, group=config.logger.group or sweep)
+    return replace(config, progress=False, logger=logger)
+
+
+def loads(config: RunConfig) -> str:
+    """What a run loads and the next one may take over."""
+    return repr((config.model, config.decomposition, config.languages.source, config.device))
+
+
+def kind(config: RunConfig) -> str:
+    """Runs of one method and selection take about equally long."""
+    return repr((config.method, config.selection))
+
+
+SWEEP = SweepSupport(run_in_sweep, finished, settled, loads, kind)
+
 if __name__ == "__main__":
-    stage_main("config", run)
+    stage_main("config", run, SWEEP)

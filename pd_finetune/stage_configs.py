@@ -163,6 +163,7 @@ class RecipeConfig:
     faithfulness_every: int = 4  # evaluated at every n-th step, times n
     adversary: bool = True
     adversary_lr: float = 0.01
+    adversary_warmup_fraction: float = 0.0  # of the training, over which its lr rises from 0
     adversary_betas: list[float] = field(default_factory=lambda: [0.5, 0.99])
     adversary_scope: str = "row"
     adversary_extra_climbs: int = 0  # in the separate form
@@ -185,6 +186,11 @@ class RecipeConfig:
         for name in ("minimality_coefficient", "frequency_coefficient", "adversary_extra_climbs"):
             value = getattr(self, name)
             require(value >= 0, f"recipe.{name}={value} must not be negative")
+        require(
+            0 <= self.adversary_warmup_fraction <= 1,
+            f"recipe.adversary_warmup_fraction={self.adversary_warmup_fraction} "
+            "must be from 0 to 1",
+        )
         require(
             self.frequency_half_life_steps > 0, "recipe.frequency_half_life_steps must be above 0"
         )
@@ -231,13 +237,18 @@ class DecomposeConfig(StageConfig):
     initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
     checkpoint_steps: int = 250
     log_steps: int = 50
+    micro_batch: int = 0  # rows that a process takes at a time; 0: its whole share of recipe.rows
+    activation_checkpointing: bool = False  # compute activations twice rather than keep them
     precision: str = "auto"
     compile: bool = False
     out: str = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.micro_batch >= 0, f"micro_batch={self.micro_batch} must not be negative")
         one_of("precision", self.precision, PRECISIONS)
+        # a share of 0 is how an experiment leaves out what stands in decompose.yaml
+        self.mixture = {name: share for name, share in self.mixture.items() if share != 0}
         require_mixture(self.mixture, self.languages.all)
         one_of("initial", self.initial, ("row_space", "free"))
         if self.toy is not None:

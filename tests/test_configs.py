@@ -1,5 +1,7 @@
 """Every option of every group composes with its schema; impossible values are refused."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,14 +104,15 @@ def test_arms_choose_method_and_selection() -> None:
     assert composed("config", "arm=lora_r4").method.name == "lora_r4"
 
 
-def test_write_up_walks_the_budget_grid() -> None:
-    full = hydra.compose("config", ["experiment=write_up"], return_hydra_config=True)
-    HydraConfig.instance().set_config(full)
-    params = full.hydra.sweeper.params
-    assert [int(b) for b in str(params.budget).split(",")] == list(full.token_budget.grid)
-    assert len(str(params.seed).split(",")) >= 5
-    arms = {path.stem for path in (config_folder() / "arm").glob("*.yaml")}
-    assert set(str(params.arm).split(",")) == arms
+@pytest.mark.parametrize(("experiment", "runs"), [("write_up", 550), ("write_up_small", 100)])
+def test_write_ups_walk_all_arms(experiment: str, runs: int) -> None:
+    full = hydra.compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    params = {name: str(values).split(",") for name, values in full.hydra.sweeper.params.items()}
+    assert len(list(itertools.product(*params.values()))) == runs
+    assert {path.stem for path in (config_folder() / "arm").glob("*.yaml")} == {*params["arm"]}
+    budgets = [int(budget) for budget in params["budget"]]
+    assert all(budget == 2 ** round(math.log2(budget)) for budget in budgets)
+    assert budgets == sorted(budgets)
 
 
 def test_toys_bring_their_sites_and_published_settings() -> None:
@@ -127,6 +130,11 @@ def test_toys_bring_their_sites_and_published_settings() -> None:
         "decompose", "experiment=toy_tms_5_2", "recipe.adversary=false"
     ).recipe.adversary
     assert composed("decompose").toy is None
+
+
+def test_a_share_of_0_leaves_a_language_out() -> None:
+    assert set(composed("decompose", "mixture.code=0").mixture) == {"en", "de", "fr", "es", "it"}
+    assert composed("decompose", "experiment=vpd_paper").mixture == {"en": 1}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +196,9 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("decompose", ["recipe.rows=1"], "recipe.rows=1"),
         ("decompose", ["~sites", "+sites={}"], "sites is empty"),
         ("decompose", ["ci_function.kind=x"], "possible are transformer, mlp"),
+        ("decompose", ["micro_batch=-1"], "micro_batch=-1"),
+        ("decompose", ["recipe.adversary_warmup_fraction=2"], "adversary_warmup_fraction=2"),
+        ("decompose", ["mixture={en: 0, de: 0, fr: 0, es: 0, it: 0, code: 0}"], "mixture is empty"),
         ("decompose", ["initial=x"], "possible are row_space, free"),
         ("decompose", ["toy=tms_5_2", "toy.model.hidden=5"], "toy.model.hidden=5"),
         ("decompose", ["toy=residual_mlp", "toy.model.embedding=3"], "toy.model.embedding=3"),

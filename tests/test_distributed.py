@@ -111,6 +111,26 @@ def test_two_processes_decompose_as_one(recipe: str, tmp_path: Path) -> None:
             torch.testing.assert_close(two[module][name], value, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("recipe", ["merged", "paper"])
+def test_two_processes_in_micro_batches_decompose_as_one(recipe: str, tmp_path: Path) -> None:
+    """Eight rows: at once in one process, or in two micro-batches of two in each of two."""
+    states = []
+    for processes, micro_batch in ((1, 0), (2, 2)):
+        script, folder = tmp_path / f"{processes}.py", tmp_path / str(processes)
+        settings = f"config.micro_batch, config.recipe.rows = {micro_batch}, 8"
+        text = _DECOMPOSE.replace("config.log_steps", f"{settings}\nconfig.log_steps")
+        script.write_text(text.replace("parts.batch_at", "lambda step: parts.batch_at(step, 8)"))
+        folder.mkdir()
+        torchrun(script, str(folder), recipe, "4", processes=processes)
+        states.append(torch.load(folder / "checkpoint.pt", weights_only=True))
+    one, two = states
+    for before, after in zip(one["history"], two["history"], strict=True):
+        for term in set(before) - {"tokens_per_second"}:
+            assert after[term] == pytest.approx(before[term], rel=2e-4, abs=1e-6), term
+    for name, value in one["sources"].items():
+        torch.testing.assert_close(two["sources"][name], value, atol=2e-4, rtol=1e-3)
+
+
 def test_a_decomposition_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_DECOMPOSE)

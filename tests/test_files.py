@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pd_finetune import files
 from pd_finetune.errors import UserError
 from pd_finetune.files import (
     cache_folder,
@@ -104,24 +103,3 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PD_FINETUNE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "pd_finetune"
-
-
-def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "_LARGE", 4)
-    read: list[Path] = []
-    monkeypatch.setattr(files, "file_sha256", lambda path: read.append(path) or file_sha256(path))
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "file").write_bytes(b"first content")
-    first = files.remembered_sha256(tmp_path / "made" / "file")
-    (tmp_path / "made").rename(tmp_path / "kept")  # as a finished conversion is
-    path = tmp_path / "kept" / "file"
-    assert files.remembered_sha256(path) == first == file_sha256(path)
-    assert len(read) == 1
-    path.write_bytes(b"a whole other content")
-    assert files.remembered_sha256(path) == file_sha256(path) != first
-    assert len(read) == 2
-    (tmp_path / "small").write_bytes(b"abc")
-    for _ in range(2):
-        files.remembered_sha256(tmp_path / "small")
-    assert len(read) == 4

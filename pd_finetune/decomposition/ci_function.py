@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sites import Site
@@ -74,7 +75,12 @@ class CIFunction(nn.Module):
         sites: the decomposed sites.
         reads: for each site, the site whose recorded input it shares (see `shared_inputs`).
         size: width and depth.
+
+    Attributes:
+        recompute: backward computes the activations within the blocks once more; they are not kept.
     """
+
+    recompute = False
 
     def __init__(
         self, sites: dict[str, Site], reads: dict[str, str], size: CIFunctionConfig
@@ -96,7 +102,10 @@ class CIFunction(nn.Module):
         x = torch.cat([_rms(inputs[name].to(dtype)) for name in self.inputs], -1)
         x = self.input_projector(x)
         for block in self.blocks:
-            x = block(x)
+            if self.recompute:
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
         return x
 
     def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "rows pos total_C"]:

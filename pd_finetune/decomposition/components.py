@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pd_finetune.decomposition.masked_site import SourcedMask, sourced_output
 from pd_finetune.decomposition.sites import Site, module_at, weight_at
 from pd_finetune.targets.readout import LogitReadout, Readout
 
@@ -66,13 +67,17 @@ class Subcomponents(nn.Module):
         bias: Float[Tensor, " d_out"] | None,
         x: Float[Tensor, "*positions d_in"],
         clean: Float[Tensor, "*positions d_out"],
-        how: SiteMask,
+        how: SiteMask | SourcedMask,
     ) -> Float[Tensor, "*positions d_out"]:
         """`((x V) * mask) U + delta * (x Delta^T) + bias`, without ever making Delta.
 
         x Delta^T = (clean - bias) - (x V) U, and `clean` is the site's own output, so that the
         whole is `((x V) * (mask - delta)) U + delta * (clean - bias) + bias`.
         """
+        if isinstance(how, SourcedMask):
+            own = clean if bias is None else clean - bias
+            out = sourced_output(x, self.V(site), self.U(site), own, how)
+            return out if bias is None else out + bias
         inner = x @ self.V(site)
         if how.delta is None:
             out = (inner * how.mask) @ self.U(site)
@@ -86,11 +91,13 @@ class Subcomponents(nn.Module):
         return out if how.route is None else torch.where(how.route[..., None], out, clean)
 
     @contextmanager
-    def masked(self, model: nn.Module, masks: dict[str, SiteMask]) -> Iterator[None]:
+    def masked(
+        self, model: nn.Module, masks: Mapping[str, SiteMask | SourcedMask]
+    ) -> Iterator[None]:
         """Within the context, forwards of `model` run with the named sites replaced."""
         handles = []
 
-        def hook_for(name: str, how: SiteMask) -> Any:
+        def hook_for(name: str, how: SiteMask | SourcedMask) -> Any:
             def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
                 return self.masked_output(name, module.bias, args[0], output, how)
 

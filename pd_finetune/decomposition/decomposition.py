@@ -17,7 +17,7 @@ from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 
 
-@dataclass
+@dataclass(eq=False)
 class Decomposition:
     """Subcomponents and causal-importance function of one target.
 

@@ -12,10 +12,12 @@ from pd_finetune.decomposition.sites import Site
 from pd_finetune.stage_configs import CIFunctionConfig, RecipeConfig
 
 _FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
-# full-size tensors [tokens, C] alive at once at the peak of a step: pre-sigmoid importances, r,
-# mask, x V, its products, their gradients and scratch space. Fitted to peaks measured on a CPU
-# (benchmarks/memory.py): within a tenth above 1 GiB, a quarter low at the embedded size.
-_ALIVE = {"merged": 17, "separate": 24}
+# Tensors [tokens, C] alive at the peak of a step. Kept by a step: pre-sigmoid importances, g,
+# r, and their gradients; by each masked forward: x V, its scales and the products of its backward.
+# On a CPU peaks from 300 to 1,850 MiB were 0.9 to 1.2 times the estimate (benchmarks/memory.py).
+_OF_STEP = {"merged": 6, "separate": 7}
+_OF_FORWARD = 2
+_FORWARDS = {"merged": 1, "separate": 2}  # whose activations are there at the same time
 
 
 def ci_function_parameters(
@@ -35,6 +37,8 @@ def memory_bytes(
     size: CIFunctionConfig,
     recipe: RecipeConfig,
     processes: int = 1,
+    micro_batch: int = 0,
+    blocks: int = 1,
 ) -> dict[str, int]:
     """Bytes per process, by part.
 
@@ -42,22 +46,26 @@ def memory_bytes(
         read_width: summed width of the distinct inputs of the sites.
         target_bytes: of the target's weights, as loaded.
         processes: data-parallel workers that share `recipe.rows`.
+        micro_batch: rows that a process takes at a time; 0: all of its share.
+        blocks: of the target, one of which at a time holds activations; 1 without checkpointing.
     """
     C = sum(site.C for site in sites.values())
     VU = sum(site.C * (site.d_in + site.d_out) for site in sites.values())
     trained = VU + ci_function_parameters(sites, read_width, size)
     rows = -(-recipe.rows // processes)
-    tokens = rows * recipe.window
+    tokens = (micro_batch or rows) * recipe.window
     hostile = 0 if not recipe.adversary else rows if recipe.recon == "separate" else rows // 2
     positions = recipe.window if recipe.adversary_scope == "position" else 1
     site_ends = sum(2 * site.d_in + 3 * site.d_out for site in sites.values())
-    trunk = size.blocks * (10 * size.width + 3 * size.mlp_width) + 2 * read_width
+    forward = _FORWARDS[recipe.recon] * (_OF_FORWARD * C + site_ends) // blocks
+    block = 10 * size.width + 3 * size.mlp_width
+    trunk = (size.blocks if blocks == 1 else 1) * block + 2 * read_width
     return {
         "target": target_bytes,
         "V, U and causal-importance function": trained * _FLOAT,
         "gradients and Adam": 3 * trained * _FLOAT,
         "adversary's sources": 4 * hostile * positions * (C + len(sites)) * _FLOAT,
-        "activations": tokens * (_ALIVE[recipe.recon] * C + site_ends + trunk) * _FLOAT,
+        "activations": tokens * (_OF_STEP[recipe.recon] * C + forward + trunk) * _FLOAT,
     }
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 
 from pd_finetune.config import DecompositionConfig, RunConfig
+from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_folder
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
-from pd_finetune.decomposition.store import RECORD, TRAINED, decomposition_folder
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder
 from pd_finetune.stage_configs import DecomposeConfig, HarvestConfig, TrainedDecompositionConfig

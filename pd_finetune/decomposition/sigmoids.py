@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LEAK = 0.01
+aten = torch.ops.aten
 
 
 class _LowerLeaky(torch.autograd.Function):
@@ -25,9 +26,19 @@ class _LowerLeaky(torch.autograd.Function):
 
 
 def lower_leaky_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of `lower_leaky`: g in (0, 1], leak * min(g, 0) at or below 0, nothing above 1."""
-    inside = torch.where(x > 0, grad, LEAK * grad.clamp_max(0.0))
-    return torch.where(x > 1, torch.zeros_like(grad), inside)
+    """Gradient of `lower_leaky`: g in (0, 1], leak * min(g, 0) at or below 0, nothing above 1.
+
+    Written without comparisons: on CPUs those, and `where`, are several times slower.
+    """
+    falling = grad.clamp_max(0.0)
+    leaking = falling - aten.threshold_backward(falling, x, 0.0)
+    return torch.add(inside(x, grad), leaking, alpha=LEAK)
+
+
+def inside(x: Tensor, grad: Tensor) -> Tensor:
+    """`grad` where x is in (0, 1], else 0."""
+    # both ends are excluded there; the next number above 1 lets 1 itself pass
+    return aten.hardtanh_backward(grad, x, 0.0, 1.0 + torch.finfo(x.dtype).eps)
 
 
 def lower_leaky(x: Tensor) -> Tensor:
@@ -37,4 +48,9 @@ def lower_leaky(x: Tensor) -> Tensor:
 
 def upper_leaky(x: Tensor) -> Tensor:
     """0 below 0, x in [0, 1], 1 + 0.01 (x - 1) above; used in the minimality loss only."""
-    return torch.where(x > 1, 1 + LEAK * (x - 1), x.clamp(0.0, 1.0))
+    return torch.add(x.clamp(0.0, 1.0), torch.relu(x - 1), alpha=LEAK)
+
+
+def upper_leaky_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of `upper_leaky`: g in (0, 1], 0.01 g above 1, nothing at or below 0."""
+    return torch.add(inside(x, grad), aten.threshold_backward(grad, x, 1.0), alpha=LEAK)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -12,17 +13,13 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.losses import (
     FrequencyPenalty,
-    Kernels,
     faithfulness,
-    masks_and_p_norm,
-    masks_and_smooth_l0,
-    p_norm_means,
     p_norm_minimality,
-    smooth_l0_means,
 )
+from pd_finetune.decomposition.micro_batch import MicroBatch
 from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
 from pd_finetune.stage_configs import RecipeConfig
@@ -44,6 +41,35 @@ class StepLoss:
 
 
 @dataclass
+class StepSlopes:
+    """What is left of a step's loss when its backward is done; parameters hold their gradients."""
+
+    loss: float
+    terms: dict[str, float]
+    sources: Float[Tensor, "rows *rest"] | None  # gradient by the adversary's sources
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows that a loss is of, as a part of the global batch.
+
+    Args:
+        noise: theirs.
+        sources: of those that are adversarial.
+        parts: into how many micro-batches the process's rows are split.
+        means: minimality's means over the global batch; None: to be had from the workers, as these
+            are all rows of this process.
+        first: whether what a step counts once (faithfulness, running frequencies) counts here.
+    """
+
+    noise: RowNoise
+    sources: PersistentSources | None
+    parts: int = 1
+    means: Float[Tensor, " C"] | None = None
+    first: bool = True
+
+
+@dataclass
 class StepMaker:
     """Makes the loss of a step from a batch; holds what all steps share."""
 
@@ -57,33 +83,94 @@ class StepMaker:
     kernels: Kernels
     precision: str
     workers: Workers = field(default_factory=Workers)
+    recompute: bool = False  # activations of masked forwards, see `recompute`
+
+    def warmth(self, progress: float) -> float:
+        """The adversary's learning rate at this share of the training, as a fraction of its full
+        one: it rises linearly, one step ahead so that the first step climbs as well."""
+        fraction = self.recipe.adversary_warmup_fraction
+        ahead = progress + 1 / self.recipe.steps
+        return 1.0 if ahead >= fraction else ahead / fraction
 
     def loss(self, batch: Tensor, step: int, noise: RowNoise) -> StepLoss:
         """Reconstruction + minimality + frequency + faithfulness of this process's rows.
 
         Averaged over the workers, its value and its gradients are those of the global batch.
         """
+        return self._loss(batch, step, Share(noise, self.sources))
+
+    def backward(
+        self, batch: Tensor, step: int, noise: RowNoise, parts: Sequence[MicroBatch]
+    ) -> StepSlopes:
+        """The same loss and its gradients, the activations of one of `parts` at a time."""
+        if len(parts) == 1:
+            result = self.loss(batch, step, noise)
+            result.total.backward()
+            return StepSlopes(result.total.item(), result.terms, _slope(result))
+        # minimality's slope needs the means over all rows, hence a forward of each part beforehand
+        own = torch.stack([self._means_alone(batch[part.rows], step) for part in parts]).mean(0)
+        means, total = self.workers.mean(own), 0.0
+        slopes: list[Tensor] = []
+        values: dict[str, list[float]] = {}
+        for number, part in enumerate(parts):
+            share = Share(
+                noise=replace(noise, rows=[noise.rows[row] for row in part.rows]),
+                sources=self.sources and self.sources.part(part.sources),
+                parts=len(parts),
+                means=means,
+                first=number == 0,
+            )
+            result = self._loss(batch[part.rows], step, share)
+            result.total.backward()
+            total += result.total.item()
+            for term, value in result.terms.items():
+                values.setdefault(term, []).append(value)
+            slope = _slope(result)
+            slopes += [] if slope is None else [slope]
+        if self.sources is not None and self.recipe.recon == "separate":
+            self.sources.climbs += self.recipe.adversary_extra_climbs
+        terms = {term: sum(some) / len(some) for term, some in values.items()}
+        return StepSlopes(total, terms, torch.cat(slopes) if slopes else None)
+
+    def _reconstruction(self, batch: Tensor) -> Reconstruction:
+        return Reconstruction(
+            self.model,
+            self.components,
+            self.ci_function,
+            batch,
+            self.precision,
+            self.readout,
+            self.recompute,
+        )
+
+    @torch.no_grad()
+    def _means_alone(self, batch: Tensor, step: int) -> Float[Tensor, " C"]:
+        x = self._reconstruction(batch).pre_sigmoid()
+        measure = self._measure(step / self.recipe.steps)
+        return readings(x, self.ci_function.C, measure, self.kernels)[1]
+
+    def _loss(self, batch: Tensor, step: int, share: Share) -> StepLoss:
         recipe = self.recipe
         progress = step / recipe.steps
-        recon = Reconstruction(
-            self.model, self.components, self.ci_function, batch, self.precision, self.readout
-        )
+        recon = self._reconstruction(batch)
         x = recon.pre_sigmoid()
+        ci, own = readings(x, self.ci_function.C, self._measure(progress), self.kernels)
         form = self._merged if recipe.recon == "merged" else self._separate
-        result, own = form(recon, x, progress, noise)
+        result = form(recon, ci, progress, share)
         # minimality is no mean over tokens: its value and slope are taken at the global batch's
-        # means, its gradient flows through this process's part
-        means = own + (self.workers.mean(own) - own.detach())
+        # means, its gradient flows through this part
+        everywhere = self.workers.mean(own) if share.means is None else share.means
+        means = own + (everywhere - own.detach())
         if recipe.minimality == "smooth_l0":
             minimality = recipe.minimality_coefficient * means.sum()
-            frequency = recipe.frequency_coefficient * self.frequency(means)
+            frequency = recipe.frequency_coefficient * self.frequency(means, observe=share.first)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, recon.positions * self.workers.size, recipe.beta
+                means, recon.positions * share.parts * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
-        result.total = result.total + minimality + frequency
-        if step % recipe.faithfulness_every == 0:
+        result.total = (result.total + minimality + frequency) / share.parts
+        if share.first and step % recipe.faithfulness_every == 0:
             # every few steps, weighted up by as much (it is near 0 from the start, so this is
             # cheap; on those steps it takes a larger part of the clipped gradient)
             term = faithfulness(self.components, self.model, recipe.faithfulness)
@@ -92,79 +179,76 @@ class StepMaker:
             result.terms["faithfulness"] = term.item()
         result.terms["minimality"] = minimality.item()
         result.terms["frequency"] = frequency.item()
-        result.terms["ci_l0"] = (x.detach() > 0).sum().item() / recon.positions
+        important = sum(torch.count_nonzero(g.detach()).item() for g in ci)
+        result.terms["ci_l0"] = important / recon.positions
         return result
 
-    def _masks(
-        self, x: Tensor, r: Tensor, progress: float
-    ) -> tuple[Float[Tensor, "rows pos C"], Float[Tensor, " C"]]:
+    def _measure(self, progress: float) -> Measure:
         recipe = self.recipe
         if recipe.minimality == "p_norm":
-            return masks_and_p_norm(x, r, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
-        gamma = annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
-        return masks_and_smooth_l0(x, r, torch.tensor(gamma, device=x.device), self.kernels)
-
-    def _means(self, x: Tensor, progress: float) -> Float[Tensor, " C"]:
-        recipe = self.recipe
-        if recipe.minimality == "p_norm":
-            return p_norm_means(x, annealed(recipe.p_start, recipe.p_end, progress, 1.0))
-        return smooth_l0_means(
-            x, annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
-        )
+            return Measure("p_norm", annealed(recipe.p_start, recipe.p_end, progress, 1.0))
+        ends = recipe.gamma_start, recipe.gamma_end
+        return Measure("smooth_l0", annealed(*ends, progress, recipe.anneal_fraction))
 
     def _merged(
-        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
-    ) -> tuple[StepLoss, Tensor]:
+        self, recon: Reconstruction, ci: list[Tensor], progress: float, share: Share
+    ) -> StepLoss:
         """One masked forward: the first half of the rows adversarial on all sites, the other
         stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
-        rows, length, C = x.shape
-        sites = len(self.components.sites)
-        hostile = 0 if self.sources is None else rows // 2
-        random = slice(hostile, rows)
-        r = noise.sources(random, length, C + sites)
-        route = noise.routes(random, length, sites)
+        rows, length = ci[0].shape[:2]
+        hostile = 0 if share.sources is None else rows // 2
+        noise, route = self._draws(share, slice(hostile, rows), length)
         leaf = None
-        if self.sources is not None:
-            leaf = self.sources.leaf()
-            r = torch.cat([_over_positions(leaf, length), r])
+        if share.sources is not None:
+            leaf = share.sources.leaf()
             route = torch.cat([torch.ones_like(route), route])
-        mask, means = self._masks(x, r[..., :C], progress)
-        divergence = recon.divergence(mask, r[..., C:], route)
+        divergence = recon.divergence_from_sources(
+            ci, _over_positions(leaf), noise, self.kernels, route
+        )
         name = self.readout.term
         terms = {f"stochastic_{name}": divergence[hostile:].mean().item()}
         if hostile:
             terms[f"adversarial_{name}"] = divergence[:hostile].mean().item()
-        return StepLoss(divergence.mean(), terms, leaf), means
+        return StepLoss(divergence.mean(), terms, leaf)
 
     def _separate(
-        self, recon: Reconstruction, x: Tensor, progress: float, noise: RowNoise
-    ) -> tuple[StepLoss, Tensor]:
+        self, recon: Reconstruction, ci: list[Tensor], progress: float, share: Share
+    ) -> StepLoss:
         """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
-        rows, length, C = x.shape
-        sites = len(self.components.sites)
-        r = noise.sources(slice(rows), length, C + sites)
-        route = noise.routes(slice(rows), length, sites)
+        rows, length = ci[0].shape[:2]
+        noise, route = self._draws(share, slice(rows), length)
         # one reading for all passes: the sigmoid's backward clamps the sum of their gradients
-        g = lower_leaky(x)
-        means = self._means(x, progress)
-        stochastic = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:], route).mean()
+        divergence = recon.divergence_from_sources(ci, None, noise, self.kernels, route)
+        stochastic = divergence.mean()
         terms = {f"stochastic_{self.readout.term}": stochastic.item()}
-        if self.sources is None:
-            return StepLoss(stochastic, terms), means
+        if share.sources is None:
+            return StepLoss(stochastic, terms)
+        fixed = [g.detach() for g in ci]
         for _ in range(self.recipe.adversary_extra_climbs):
-            leaf = self.sources.leaf()
-            r = _over_positions(leaf, length)
-            mask = g.detach() + (1 - g.detach()) * r[..., :C]
+            leaf = share.sources.leaf()
+            divergence = recon.divergence_from_sources(
+                fixed, _over_positions(leaf), None, self.kernels, frozen=True
+            )
             # one half, as the last climb's gradient comes from the weighted loss
-            climbed = 0.5 * recon.divergence(mask, r[..., C:]).mean()
-            (gradient,) = torch.autograd.grad(climbed, leaf)
-            self.sources.climb(gradient / self.workers.size)
-        leaf = self.sources.leaf()
-        r = _over_positions(leaf, length)
-        adversarial = recon.divergence(g + (1 - g) * r[..., :C], r[..., C:]).mean()
+            (gradient,) = torch.autograd.grad(0.5 * divergence.mean(), leaf)
+            share.sources.climb(gradient / (share.parts * self.workers.size), self.warmth(progress))
+        leaf = share.sources.leaf()
+        divergence = recon.divergence_from_sources(ci, _over_positions(leaf), None, self.kernels)
+        adversarial = divergence.mean()
         terms[f"adversarial_{self.readout.term}"] = adversarial.item()
-        return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf), means
+        return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf)
+
+    def _draws(self, share: Share, rows: slice, length: int) -> tuple[Tensor, Tensor]:
+        """r of subcomponents and Deltas, and routes, of some rows."""
+        sites = len(self.ci_function.order)
+        noise = share.noise.sources(rows, length, sum(self.ci_function.C) + sites)
+        return noise, share.noise.routes(rows, length, sites)
 
 
-def _over_positions(values: Tensor, length: int) -> Float[Tensor, "rows pos any"]:
-    return values if values.ndim == 3 else values[:, None].expand(-1, length, -1)
+def _slope(result: StepLoss) -> Tensor | None:
+    return None if result.sources is None else result.sources.grad
+
+
+def _over_positions(leaf: Tensor | None) -> Float[Tensor, "rows _ any"] | None:
+    """Sources shared over positions with a dimension of 1 for them."""
+    return leaf if leaf is None or leaf.ndim == 3 else leaf[:, None]

@@ -13,45 +13,12 @@ from torch import Tensor
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.folder import RECORD, WEIGHTS, decomposition_folder
 from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
-from pd_finetune.files import (
-    cache_folder,
-    file_sha256,
-    make_folder,
-    remembered_sha256,
-    replacing,
-    write_json,
-)
+from pd_finetune.files import file_sha256, make_folder, replacing, source_sha256, write_json
 from pd_finetune.stage_configs import CIFunctionConfig
 from pd_finetune.targets.readout import Decomposable
-
-EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
-TRAINED = "trained:"  # of names of what is in the cache
-WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
-
-
-def decomposition_folder(folder: str) -> Path:
-    """The folder meant by `decomposition.folder` ("embedded": the one that ships).
-
-    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
-    is what `decomposition=train` left in the cache.
-
-    Raises:
-        UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
-    """
-    if folder == "embedded":
-        return EMBEDDED_DECOMPOSITION
-    if folder == "train":
-        raise UserError(
-            "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
-            "as decomposition=folder decomposition.folder=trained:<key>"
-        )
-    if folder.startswith(TRAINED):
-        return cache_folder() / "decompositions" / folder.removeprefix(TRAINED)
-    from pd_finetune.goodfire.decomposition import converted_decomposition
-
-    return converted_decomposition(folder)
 
 
 def save_decomposition(
@@ -121,7 +88,7 @@ def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
             f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
             "set model.folder or decomposition.folder so that they belong together"
         )
-    actual = remembered_sha256(root / WEIGHTS)
+    actual = source_sha256(root / WEIGHTS)
     if actual != weights_hash:
         raise UserError(f"'{root / WEIGHTS}' is damaged: its checksum differs from the record's")
     tensors = load_file(root / WEIGHTS)

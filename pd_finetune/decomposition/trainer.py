@@ -18,12 +18,15 @@ from tqdm import tqdm
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.initialise import initialise
-from pd_finetune.decomposition.losses import FrequencyPenalty, Kernels
+from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
+from pd_finetune.decomposition.micro_batch import micro_batches
 from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.readings import Kernels
+from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition.step import StepLoss, StepMaker
+from pd_finetune.decomposition.step import StepMaker, StepSlopes
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
@@ -63,6 +66,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
+        self.ci_function.recompute = config.activation_checkpointing
+        hostile, others = self._rows()
+        self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         initialise(self.components, model, config.seed, config.initial)
         total = sum(self.ci_function.C)
         sources = None
@@ -85,12 +91,15 @@ class Trainer:
             kernels=Kernels(config.compile),
             precision=config.precision,
             workers=self.workers,
+            recompute=config.activation_checkpointing,
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
 
     def memory_bytes(self) -> dict[str, int]:
         """What the training will take in each process, by part (an estimate)."""
+        recompute = self.config.activation_checkpointing
+        blocks = blocks_of(self.target.model, self.components) if recompute else {}
         target_bytes = sum(p.numel() * p.element_size() for p in self.target.model.parameters())
         return memory_bytes(
             self.components.sites,
@@ -99,6 +108,8 @@ class Trainer:
             self.config.ci_function,
             self.config.recipe,
             self.workers.size,
+            self.config.micro_batch,
+            max(1, len(blocks)),
         )
 
     def _rows(self) -> tuple[list[int], list[int]]:
@@ -131,20 +142,19 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         return recipe.lr * (recipe.lr_final_fraction + (1 - recipe.lr_final_fraction) * cosine)
 
-    def train_step(self) -> StepLoss:
+    def train_step(self) -> StepSlopes:
         """One optimiser step of V, U and the CI function; the sources climb on its backward."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         noise = self._noise(self.step)
         batch = self.batch_at(self.step)[noise.rows].to(self.target.device)
-        result = self.maker.loss(batch, self.step, noise)
-        values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
+        result = self.maker.backward(batch, self.step, noise, self.parts)
+        values = torch.tensor([*result.terms.values(), result.loss], dtype=torch.float64)
         names = [*result.terms, "loss"]
         means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
         for term, value in means.items():
             self._require_finite(term, value)
         result.terms = {term: means[term] for term in result.terms}
-        result.total.backward()
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
         self.workers.mean_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.components.parameters(), self.config.recipe.clip)
@@ -155,9 +165,9 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if result.sources is not None and self.maker.sources is not None:
-            assert result.sources.grad is not None
             # the mean over this process's rows is steeper than the one over all of them
-            self.maker.sources.climb(result.sources.grad / self.workers.size)
+            warmth = self.maker.warmth(self.step / self.config.recipe.steps)
+            self.maker.sources.climb(result.sources / self.workers.size, warmth)
         self.step += 1
         return result
 
@@ -218,6 +228,8 @@ class Trainer:
         kept = ["sites", "recipe", "ci_function", text, "seed"]
         if self.config.initial != "row_space":
             kept.append("initial")  # so, too, without changing older checkpoints' identity
+        if self.config.recipe.adversary_warmup_fraction == 0:
+            del config["recipe"]["adversary_warmup_fraction"]
         if self.config.ci_function.kind == "transformer":
             del config["ci_function"]["kind"]  # as in checkpoints older than the choice
         return {"target": self.target.hash, **{name: config[name] for name in kept}}

@@ -13,21 +13,16 @@ from hydra.utils import instantiate
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import (
-    GoodfireDecompositionConfig,
-    KeysSelection,
-    LabelSelection,
-    LoraConfig,
-    RunConfig,
-)
+from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.folder import decomposition_folder
 from pd_finetune.decomposition.on_demand import trained_decomposition
-from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
+from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.finetuning.identity import finished_run, published_labels, run_directory
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
-from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
@@ -38,6 +33,7 @@ from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
 from pd_finetune.stage_configs import TrainedDecompositionConfig
+from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
@@ -46,38 +42,54 @@ from pd_finetune.text.tokens import DocumentSource
 StepCallback = Callable[[int, dict[str, float]], None]
 
 
-@lru_cache(maxsize=1)
+_Stamp = tuple[tuple[str | int, ...], ...]
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """What tells a folder's files from others under the same names: these are loaded anew."""
+    if not folder.is_dir():
+        return ()
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats)
+
+
 def _target(folder: str, device: str, dtype: str) -> Target:
-    return load_target(folder, device_of(device), dtype)
+    return _target_as_it_is(_stamp(model_folder(folder)), folder, device, dtype)
 
 
 @lru_cache(maxsize=1)
+def _target_as_it_is(stamp: _Stamp, folder: str, device: str, dtype: str) -> Target:
+    target = load_target(folder, device_of(device), dtype)
+    path = model_folder(folder)
+    if _stamp(path) == stamp:
+        remember_hash(path, dtype, target.hash)
+    return target
+
+
 def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
-    return load_decomposition(folder, _target(*model))
+    return _decomposition_as_it_is(_stamp(decomposition_folder(folder)), folder, _target(*model))
 
 
 @lru_cache(maxsize=1)
+def _decomposition_as_it_is(stamp: _Stamp, folder: str, target: Target) -> Decomposition:
+    return load_decomposition(folder, target)
+
+
 def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
-    root = decomposition_folder(folder)
-    return load_harvest(root / "harvest", _target(*model), _decomposition(folder, model))
-
-
-_Published = tuple[dict[SubcomponentKey, Label], dict[SubcomponentKey, HarvestedSubcomponent]]
+    root = decomposition_folder(folder) / "harvest"
+    return _harvest_as_it_is(_stamp(root), root, _target(*model), _decomposition(folder, model))
 
 
 @lru_cache(maxsize=1)
-def _published(labels: str, harvest_db: str | None) -> _Published:
-    return read_labels(labels), read_harvest(harvest_db) if harvest_db else {}
+def _harvest_as_it_is(
+    stamp: _Stamp, root: Path, target: Target, decomposition: Decomposition
+) -> Harvest:
+    return load_harvest(root, target, decomposition)
 
 
-def published_labels(config: RunConfig) -> _Published | None:
-    """Labels that somebody else wrote, and their harvest, where the selection goes by them."""
-    place = config.decomposition
-    if not isinstance(config.selection, LabelSelection):
-        return None
-    if not isinstance(place, GoodfireDecompositionConfig) or not place.labels:
-        return None
-    return _published(place.labels, place.harvest_db)
+@lru_cache(maxsize=1)
+def _harvested(harvest_db: str) -> dict[SubcomponentKey, HarvestedSubcomponent]:
+    return read_harvest(harvest_db)
 
 
 @dataclass
@@ -117,9 +129,13 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
     """The subcomponents a run may scale; None for a method that edits all sites alike."""
     if isinstance(config.method, LoraConfig) and config.method.where == "all":
         return None
-    if published := published_labels(config):
+    if labels := published_labels(config):
+        harvest_db = getattr(config.decomposition, "harvest_db", None)
         return select_by_text(
-            published[0], setting.decomposition, config.languages.target, published[1]
+            labels,
+            setting.decomposition,
+            config.languages.target,
+            _harvested(harvest_db) if harvest_db else {},
         )
     selector = instantiate({**asdict(config.selection), "_partial_": True})
     # keys given by hand work on a decomposition that was never harvested
@@ -217,7 +233,14 @@ class Prepared:
 
 
 def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
-    """The record of a run, its directory, and whether it was done just now."""
+    """The record of a run, its directory, and whether it was done just now.
+
+    Raises:
+        UserError: something asked for does not exist or does not fit together.
+        RunBusy: another process is at work on this run.
+    """
+    if found := finished_run(config):
+        return *found, False
     started = time.monotonic()
     warm_up(config.logger)
     setting = load_setting(config)
@@ -227,18 +250,7 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
         setting.decomposition.hash,
         {name: setting.source.fingerprint(name) for name in languages.all},
     )
-    identity = asdict(hashes)
-    if published := published_labels(config):
-        # other labels may select another subcomponent
-        identity["labels"] = labels_sha256(published[0])
-    directory = RunDirectory(
-        Path(config.paths.runs).expanduser(),
-        config.method.name,
-        config.budget,
-        config.seed,
-        asdict(config),
-        identity,
-    )
+    directory = run_directory(config, hashes)
     done = directory.finished_record()
     if done is not None:
         return done, directory.path, False

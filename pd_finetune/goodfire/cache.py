@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pd_finetune.files import cache_folder, make_folder
+from pd_finetune.files import cache_folder, make_folder, writer
 
 
 def goodfire_cache() -> Path:
@@ -36,7 +36,7 @@ def converted(
     if folder.is_dir():
         return folder
     make_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{writer()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
-from pd_finetune.files import remembered_sha256
+from pd_finetune.files import source_sha256
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import (
     is_checkpoint,
@@ -39,7 +39,7 @@ def converted_decomposition(given: str, option: str = "decomposition.folder") ->
     Raises:
         UserError: a W&B run cannot be downloaded, or the checkpoint cannot be read.
     """
-    from pd_finetune.decomposition.store import RECORD
+    from pd_finetune.decomposition.folder import RECORD
 
     path = Path(given).expanduser()
     if (path / RECORD).is_file():
@@ -62,8 +62,8 @@ def convert_decomposition(checkpoint: Path) -> Path:
     """
     config_path = checkpoint.parent / CONFIG
     sources = {
-        "checkpoint": remembered_sha256(checkpoint),
-        "config": remembered_sha256(config_path),
+        "checkpoint": source_sha256(checkpoint),
+        "config": source_sha256(config_path),
     }
 
     def build(folder: Path) -> None:
@@ -115,8 +115,8 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    from pd_finetune.decomposition.store import RECORD, WEIGHTS
-    from pd_finetune.files import write_json
+    from pd_finetune.decomposition.folder import RECORD, WEIGHTS
+    from pd_finetune.files import file_sha256, write_json
     from pd_finetune.targets.load import tensors_hash
 
     tensors = current_names(raw)
@@ -149,7 +149,7 @@ def _write(
     record = {
         "format": 1,
         "target_hash": tensors_hash(target),
-        "weights_sha256": remembered_sha256(folder / WEIGHTS),
+        "weights_sha256": file_sha256(folder / WEIGHTS),
         "window": config.window,
         "sites": {name: asdict(site) for name, site in sites.items()},
         "reads": reads,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pd_finetune.errors import UserError
-from pd_finetune.files import remembered_sha256
+from pd_finetune.files import source_sha256
 from pd_finetune.goodfire.architecture import arcee_config, expected_shapes, model_values
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import (
@@ -69,8 +69,8 @@ def convert_target(checkpoint: Path, configs: Path) -> Path:
     """
     tokenizer = run_tokenizer(configs)
     sources = {
-        "checkpoint": remembered_sha256(checkpoint),
-        "config": remembered_sha256(configs / MODEL_CONFIG),
+        "checkpoint": source_sha256(checkpoint),
+        "config": source_sha256(configs / MODEL_CONFIG),
         "tokenizer": tokenizer_sha256(tokenizer),
     }
 

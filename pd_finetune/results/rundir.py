@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +20,19 @@ from pd_finetune.files import make_folder, write_text
 from pd_finetune.results.record import RunRecord
 
 # what changes how or where a run is done, but not what it finds
-_WITHOUT_EFFECT = ("logger", "paths", "device", "threads", "progress", "hydra")
+_WITHOUT_EFFECT = ("logger", "paths", "device", "threads", "progress", "shard", "hydra")
 _LOCK = ".lock"
+_TRIES, _TRY_SECONDS = 20, 0.5
+# a finished sweep reads hundreds of configs again; libyaml's reader takes a tenth of the time
+_YamlReader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class RunBusy(UserError):
+    """Another process is at work on this very run, or finished it a moment ago."""
 
 
 def relevant_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without logger, paths, device, threads and progress."""
+    """The resolved config without logger, paths, device, threads, progress and shard."""
     return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
 
 
@@ -37,6 +46,16 @@ def config_hash(config: dict[str, Any], hashes: dict[str, Any] | None = None) ->
     content = {"config": relevant_config(config), "hashes": hashes or {}}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _remove_folder(folder: Path) -> None:
+    """Delete a folder that a killed run's tracker may be writing its last lines to."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_TRY_SECONDS)
+    shutil.rmtree(folder)
 
 
 class RunDirectory:
@@ -63,7 +82,7 @@ class RunDirectory:
     ) -> None:
         self.config_hash = config_hash(config, hashes)
         self.path = root / f"{method}_b{budget}_s{seed}-{self.config_hash}"
-        self._config = yaml.safe_dump(config, sort_keys=True, allow_unicode=True)
+        self._config = config
         self._relevant = relevant_config(config)
         self._lock: Any = None
 
@@ -84,7 +103,7 @@ class RunDirectory:
         if not path.is_file():
             return
         try:
-            there = yaml.safe_load(path.read_text(encoding="utf-8"))
+            there = yaml.load(path.read_text(encoding="utf-8"), _YamlReader)
             same = relevant_config(there) == self._relevant
         except (OSError, ValueError, AttributeError, yaml.YAMLError):
             same = False
@@ -96,28 +115,44 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         make_folder(self.path)
-        self._lock = open(self.path / _LOCK, "w")
+        self._take_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(f"another process is at work in '{self.path}': wait for it") from None
-        try:
+            if self.finished_record() is not None:
+                raise RunBusy(f"another process has just finished '{self.path}': read its record")
             self._compare()
             self._clean()
-            write_text(self.path / "config.yaml", self._config)
+            text = yaml.safe_dump(self._config, sort_keys=True, allow_unicode=True)
+            write_text(self.path / "config.yaml", text)
             self._metrics = open(self.path / "metrics.jsonl", "w", encoding="utf-8", buffering=1)
         except BaseException:
+            (self.path / _LOCK).unlink(missing_ok=True)
             self._lock.close()
             raise
         return self
+
+    def _take_lock(self) -> None:
+        path = self.path / _LOCK
+        while True:
+            self._lock = open(path, "w")  # noqa: SIM115
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._lock.close()
+                raise RunBusy(f"another process is at work in '{self.path}': wait for it") from None
+            # between opening and locking its holder may have removed it: then this locks nothing
+            try:
+                if os.fstat(self._lock.fileno()).st_ino == path.stat().st_ino:
+                    return
+            except FileNotFoundError:
+                pass
+            self._lock.close()
 
     def _clean(self) -> None:
         for left in self.path.iterdir():
             if left.name == _LOCK:
                 continue
             if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
+                _remove_folder(left)
             else:
                 left.unlink()
 

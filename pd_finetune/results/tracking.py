@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
+from pd_finetune.files import json_text
 from pd_finetune.results.record import RunRecord
 
 
@@ -43,8 +44,23 @@ class NoTracker:
         """Nothing."""
 
 
+def tags_of(config: dict[str, Any]) -> list[str]:
+    """What runs are picked out by in W&B: method, selection, budget, seed and target language."""
+    method = config.get("method", {})
+    selector = str(config.get("selection", {}).get("_target_", "")).rpartition(".")[2]
+    facts = {
+        "method": method.get("name"),
+        # LoRA on all matrices selects nothing, whatever the group says
+        "selection": None if method.get("where") == "all" else selector.removeprefix("select_"),
+        "budget": config.get("budget"),
+        "seed": config.get("seed"),
+        "target": config.get("languages", {}).get("target"),
+    }
+    return [f"{name}:{value}" for name, value in facts.items() if value not in (None, "")]
+
+
 class WandbTracker:
-    """One W&B run; metrics are named `section/name`.
+    """One W&B run; metrics are named `section/name`, see docs/wandb.md.
 
     Args:
         settings: project, group and whether it is online.
@@ -64,12 +80,13 @@ class WandbTracker:
         online = settings.kind == "wandb_online"
         if online and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
             raise UserError("logger=wandb_online needs a login: run `wandb login` or take another")
-        self._wandb = wandb
+        self._wandb, self._name = wandb, name
         try:
             self._run = wandb.init(
                 project=settings.project,
                 group=settings.group,
                 name=name,
+                tags=tags_of(config),
                 dir=str(folder),
                 config=config,
                 mode="online" if online else "offline",
@@ -94,7 +111,7 @@ class WandbTracker:
         self._run.log(metrics, step=step)
 
     def record(self, record: RunRecord) -> None:
-        """The result, as summary values."""
+        """The result: summary values, and `result.json` as an artifact of the run's name."""
         values: dict[str, Any] = {
             "result/to_chance_nats": record.to_chance_nats,
             "result/english_kl_nats": record.english_kl_nats,
@@ -108,6 +125,10 @@ class WandbTracker:
         for key, value in record.masks.items():
             values[f"masks/{key}"] = value
         self._run.summary.update({name: v for name, v in values.items() if v is not None})
+        artifact = self._wandb.Artifact(self._name, type="result")
+        with artifact.new_file("result.json", mode="w", encoding="utf-8") as handle:
+            handle.write(json_text(record.to_dict()))
+        self._run.log_artifact(artifact)
 
     def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
         """A table of prompts and continuations before and after."""

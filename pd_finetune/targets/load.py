@@ -14,15 +14,14 @@ import torch
 from tokenizers import Tokenizer
 
 from pd_finetune.errors import UserError
+from pd_finetune.targets.folder import model_folder
 from pd_finetune.targets.readout import LogitReadout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 
-
-@dataclass
+@dataclass(eq=False)
 class Target:
     """A loaded causal language model in evaluation mode, frozen, with its tokenizer."""
 
@@ -87,21 +86,17 @@ def fuse_activations(model: torch.nn.Module) -> None:
                 setattr(parent, name, torch.nn.GELU(approximate="tanh"))
 
 
-def model_folder(folder: str) -> Path:
-    """The transformers folder meant by `model.folder`.
-
-    A folder or W&B run of Goodfire's is converted, a name on the Hugging Face Hub fetched.
+def load_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer of `model.folder`, without its weights.
 
     Raises:
-        UserError: one of these was not possible.
+        UserError: there is no such model, or its tokenizer.json is damaged.
     """
-    if folder == "embedded":
-        return EMBEDDED_TARGET
-    from pd_finetune.goodfire.target import target_folder
-    from pd_finetune.targets.hub import hub_snapshot, is_hub_name
-
-    path = target_folder(folder)
-    return hub_snapshot(folder) if is_hub_name(folder) and not path.exists() else path
+    path = _complete_folder(folder)
+    try:
+        return Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"cannot load the tokenizer at '{path}': {error}") from None
 
 
 def _complete_folder(folder: str) -> Path:
@@ -114,19 +109,6 @@ def _complete_folder(folder: str) -> Path:
                 "W&B run or local folder of a Goodfire target"
             )
     return path
-
-
-def load_tokenizer(folder: str) -> Tokenizer:
-    """The tokenizer of `model.folder`, without its weights.
-
-    Raises:
-        UserError: there is no such model, or its tokenizer.json is damaged.
-    """
-    path = _complete_folder(folder)
-    try:
-        return Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"cannot load the tokenizer at '{path}': {error}") from None
 
 
 def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:

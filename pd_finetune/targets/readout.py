@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pd_finetune.decomposition.divergence import divergence_from_clean
+from pd_finetune.decomposition.divergence import CleanOutput, divergence_from_clean
 from pd_finetune.targets.head import has_linear_head
 
 
@@ -31,6 +32,11 @@ class Readout(Protocol):
         self, masked: Float[Tensor, "rows pos any"], clean: Float[Tensor, "rows pos any"]
     ) -> Float[Tensor, "rows pos"]:
         """Divergence of a masked output from the clean one, per position."""
+
+    def from_clean(
+        self, clean: Float[Tensor, "rows pos any"]
+    ) -> Callable[[Float[Tensor, "rows pos any"]], Float[Tensor, "rows pos"]]:
+        """The same as a function of the masked output, for several of them."""
 
 
 class Decomposable(Protocol):
@@ -80,3 +86,9 @@ class LogitReadout:
             return divergence_from_clean(masked, clean, self.model.get_output_embeddings())
         log_p, log_q = clean.float().log_softmax(-1), masked.float().log_softmax(-1)
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+    def from_clean(self, clean: Float[Tensor, "rows pos any"]) -> Callable[[Tensor], Tensor]:
+        """As `divergence`, to some 1e-6 nats; what depends on the clean output is made once."""
+        if self._linear_head and clean.dtype == torch.float32:
+            return CleanOutput(clean, self.model.get_output_embeddings()).divergence
+        return lambda masked: self.divergence(masked, clean)

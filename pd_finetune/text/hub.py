@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, file_sha256, make_folder, replacing
+from pd_finetune.files import cache_folder, make_folder, replacing, source_sha256
 from pd_finetune.text.hub_rows import hub_rows, local_files, local_rows
 from pd_finetune.text.identify import CODE, is_code
 from pd_finetune.text.sources import ParquetFolder
@@ -134,7 +134,7 @@ class _CachedText(ABC):
         """Identity of the text, for caches and records (hex)."""
         if language == CODE and self.code is not None:
             return self.code.fingerprint(language)
-        own = file_sha256(self.path(language))
+        own = source_sha256(self.path(language))
         if language == CODE or self.out_of_domain is None:
             return own
         with self._way_out():

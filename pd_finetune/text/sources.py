@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256
+from pd_finetune.files import source_sha256
 
 SPLITS = ("train", "validation", "test", "ood")
 EMBEDDED_TEXT = Path(__file__).parent.parent / "embedded" / "text"
@@ -41,7 +41,7 @@ class ParquetFolder:
 
     def fingerprint(self, language: str) -> str:
         """Identity of the text, for caches and records (hex)."""
-        return file_sha256(self.path(language))
+        return source_sha256(self.path(language))
 
     def documents(self, language: str, split: str) -> list[str]:
         """All documents of one split in file order; empty where the split has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def test_workers_and_rows_share_activations() -> None:
     assert one.memory_bytes()[name] == 2 * two.memory_bytes()[name]
     assert made(rows=8).memory_bytes()[name] == 2 * one.memory_bytes()[name]
     assert made(adversary=False).memory_bytes()["adversary's sources"] == 0
+
+
+def activations(settings: dict[str, Any], **recipe: Any) -> int:
+    trainer = Trainer(
+        tiny.target(), replace(parts.config(**recipe), **settings), parts.batch_at, Path()
+    )
+    return trainer.memory_bytes()["activations"]
+
+
+@pytest.mark.parametrize("recipe", [{}, parts.PAPER], ids=["merged", "paper"])
+def test_what_bounds_activations(recipe: dict[str, Any]) -> None:
+    whole = activations({}, rows=8, **recipe)
+    assert activations({"micro_batch": 2}, rows=8, **recipe) == whole // 4
+    recomputed = activations({"activation_checkpointing": True}, rows=8, **recipe)
+    assert 0.3 * whole < recomputed < 0.95 * whole
 
 
 def test_the_line_names_the_largest_part_first() -> None:

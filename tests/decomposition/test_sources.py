@@ -63,3 +63,26 @@ def test_state_carries_over() -> None:
     one.climb(gradient)
     other.climb(gradient)
     torch.testing.assert_close(one.values, other.values, atol=0, rtol=0)
+
+
+def test_parts_climb_as_the_whole() -> None:
+    start, slopes = torch.rand(4, 7), torch.randn(3, 4, 7)
+    whole, split = (PersistentSources(start.clone(), 0.1, (0.5, 0.99)) for _ in range(2))
+    for slope in slopes:
+        whole.climb(slope)
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = split.part(rows)
+        for slope in slopes:
+            part.climb(slope[rows])
+    for name in ("values", "first", "second"):
+        assert torch.equal(getattr(whole, name), getattr(split, name))
+    assert (int(whole.climbs), int(split.climbs), int(part.climbs)) == (3, 0, 3)
+
+
+def test_a_cold_adversary_climbs_less() -> None:
+    start = torch.full((1, 5), 0.5)
+    cold, warm = (PersistentSources(start.clone(), 0.1, (0.5, 0.99)) for _ in range(2))
+    cold.climb(torch.ones(1, 5), 0.25)
+    warm.climb(torch.ones(1, 5))
+    torch.testing.assert_close(cold.values, torch.full((1, 5), 0.525))
+    torch.testing.assert_close(warm.values, torch.full((1, 5), 0.6))

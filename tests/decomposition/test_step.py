@@ -131,3 +131,11 @@ def test_annealing() -> None:
     assert [annealed(1.0, 0.2, progress, 0.5) for progress in (0.0, 0.25, 0.5, 1.0)] == (
         pytest.approx([1.0, 0.6, 0.2, 0.2])
     )
+
+
+def test_the_adversary_warms_up() -> None:
+    maker = made(adversary_warmup_fraction=0.5).maker
+    assert [maker.warmth(step / STEPS) for step in (0, 2, 5, 11)] == (
+        pytest.approx([1 / 6, 0.5, 1.0, 1.0])
+    )
+    assert made().maker.warmth(0.0) == 1.0

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from pd_finetune.decomposition.components import recorded_inputs
-from pd_finetune.decomposition.store import decomposition_folder, load_decomposition
+from pd_finetune.decomposition.folder import decomposition_folder
+from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.cache import goodfire_cache
 from pd_finetune.goodfire.target import target_folder

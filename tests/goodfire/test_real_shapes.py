@@ -82,3 +82,46 @@ def test_the_benchmark_has_the_published_shapes(tensors, monkeypatch):
     }
     assert made.model_config()["n_ctx"] == 512 and made.model_config()["n_head"] == 6
     assert SubcomponentKey.parse(goodfire_full_size.KEY).index < made.C["h.3.attn.v_proj"]
+
+
+def test_the_published_settings_build_at_full_size(tensors):
+    """`experiment=vpd_paper`, without memory: every shape is that of the published checkpoint."""
+    from transformers import ArceeForCausalLM
+
+    from pd_finetune.decomposition.components import Subcomponents
+    from pd_finetune.decomposition.sites import find_sites
+    from tests.decomposition.parts import composed
+
+    config = composed("decompose", ["experiment=vpd_paper"])
+    with torch.device("meta"):
+        model = ArceeForCausalLM(arcee_config(VALUES)).requires_grad_(False)
+        sites = find_sites(model, config.sites)
+        reads = shared_reads(sites)
+        components = Subcomponents(sites)
+        function = CIFunction(sites, reads, config.ci_function)
+    published = sites_of(tensors)
+    assert {n: (s.d_in, s.d_out, s.C) for n, s in sites.items()} == {
+        n: (s.d_in, s.d_out, s.C) for n, s in published.items()
+    }
+    assert sum(function.C) == 38_912
+    count = sum(p.numel() for p in components.parameters())
+    assert count == sum(t.numel() for n, t in tensors.items() if n.startswith("_components."))
+    size = ci_size(ci_tensors(tensors), {"attn_config": {"n_heads": 16}})
+    assert config.ci_function == size
+    theirs = our_ci_weights(ci_tensors(tensors), sites, reads, size)
+    assert {n: t.shape for n, t in function.state_dict().items()} == {
+        n: t.shape for n, t in theirs.items()
+    }
+
+
+def test_the_published_losses_and_schedule():
+    from tests.decomposition.parts import composed
+
+    recipe = composed("decompose", ["experiment=vpd_paper"]).recipe
+    assert (recipe.steps, recipe.rows, recipe.window) == (400_000, 64, 512)
+    assert (recipe.lr, recipe.lr_final_fraction, recipe.clip) == (5e-5, 0.1, 0.01)
+    assert (recipe.minimality_coefficient, recipe.beta) == (2e-4, 0.5)
+    assert (recipe.p_start, recipe.p_end, recipe.faithfulness_coefficient) == (2.0, 0.4, 1e7)
+    assert (recipe.adversary_lr, recipe.adversary_betas) == (0.01, [0.5, 0.99])
+    assert (recipe.adversary_scope, recipe.adversary_extra_climbs) == ("position", 2)
+    assert recipe.adversary_warmup_fraction == 0.025

@@ -20,7 +20,7 @@ from pd_finetune import config, export, harvest
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
-from pd_finetune.finetuning import experiment
+from pd_finetune.finetuning import identity
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.stage_configs import ExportConfig
 from pd_finetune.targets.load import load_target
@@ -97,7 +97,7 @@ def test_other_labels_are_another_run(files, tmp_path):
     chosen = []
     for key in ("1.attn.v:3", "1.attn.v:4"):
         labels.write_text(json.dumps({key: "German text"}))
-        experiment._published.cache_clear()
+        identity.labels_of.cache_clear()
         words = small(files, tmp_path / "runs", *more, f"decomposition.labels={labels}")
         record, _, fresh = finetune_run(composed(*words))
         assert fresh

@@ -1,5 +1,6 @@
 """Records, run directories, the table and the W&B mirror."""
 
+import fcntl
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from pd_finetune.results.record import (
     Values,
     read_records,
 )
-from pd_finetune.results.rundir import RunDirectory, config_hash
+from pd_finetune.results.rundir import RunBusy, RunDirectory, config_hash
 from pd_finetune.results.table import print_record
 from pd_finetune.results.tracker_process import RemoteTracker
 from pd_finetune.results.tracking import BackgroundTracker, NoTracker, open_tracker
@@ -167,6 +168,38 @@ def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_that_another_process_has_just_finished_is_left_alone(tmp_path: Path) -> None:
+    late = directory(tmp_path)
+    assert late.finished_record() is None
+    with directory(tmp_path) as run:
+        run.write_record(record())
+    with pytest.raises(RunBusy, match="just finished"), late:
+        pass
+    assert late.finished_record() == record()
+    assert not (late.path / ".lock").exists()
+
+
+def test_a_lock_that_its_holder_removed_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock file and locking it, the holder ends and somebody else begins."""
+    first, second, third = directory(tmp_path), directory(tmp_path), directory(tmp_path)
+    first.__enter__()
+    lock, swapped = fcntl.flock, []
+
+    def late_lock(handle: Any, operation: int) -> None:
+        if not swapped:
+            swapped.append(True)
+            first.__exit__(None, None, None)
+            second.__enter__()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late_lock)
+    with pytest.raises(RunBusy), third:
+        pass
+    second.__exit__(None, None, None)
+
+
 def test_another_config_in_the_directory_is_refused(tmp_path: Path) -> None:
     with directory(tmp_path) as run:
         run.write_record(record())
@@ -248,7 +281,9 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
         tracker.finish(exit_code=0)
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 0
-    assert b"masks/h.3.attn.v_proj:513" in files[0].read_bytes()
+    content = files[0].read_bytes()
+    for word in (b"masks/h.3.attn.v_proj:513", b"method:mask", b"budget:4", b"result.json"):
+        assert word in content
     with proxy, pytest.raises(BlockingIOError):
         proxy.accept()
     assert "wandb" not in capfd.readouterr().err
