@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from pd_finetune import decompose, export
 from pd_finetune.decomposition import on_demand
-from pd_finetune.decomposition.store import RECORD, decomposition_folder, load_decomposition
+from pd_finetune.decomposition.folder import RECORD, decomposition_folder
+from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run

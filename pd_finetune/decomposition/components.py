@@ -75,9 +75,9 @@ class Subcomponents(nn.Module):
         whole is `((x V) * (mask - delta)) U + delta * (clean - bias) + bias`.
         """
         if isinstance(how, SourcedMask):
-            own = clean if linear.bias is None else clean - linear.bias
+            own = clean if bias is None else clean - bias
             out = sourced_output(x, self.V(site), self.U(site), own, how)
-            return out if linear.bias is None else out + linear.bias
+            return out if bias is None else out + bias
         inner = x @ self.V(site)
         if how.delta is None:
             out = (inner * how.mask) @ self.U(site)

@@ -116,7 +116,7 @@ def _write(
     from safetensors.torch import save_file
 
     from pd_finetune.decomposition.folder import RECORD, WEIGHTS
-    from pd_finetune.files import write_json
+    from pd_finetune.files import file_sha256, write_json
     from pd_finetune.targets.load import tensors_hash
 
     tensors = current_names(raw)
@@ -149,7 +149,7 @@ def _write(
     record = {
         "format": 1,
         "target_hash": tensors_hash(target),
-        "weights_sha256": source_sha256(folder / WEIGHTS),
+        "weights_sha256": file_sha256(folder / WEIGHTS),
         "window": config.window,
         "sites": {name: asdict(site) for name, site in sites.items()},
         "reads": reads,

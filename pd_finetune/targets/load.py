@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,18 +86,6 @@ def fuse_activations(model: torch.nn.Module) -> None:
                 setattr(parent, name, torch.nn.GELU(approximate="tanh"))
 
 
-def _complete_folder(folder: str) -> Path:
-    path = model_folder(folder)
-    for needed in ("config.json", "tokenizer.json"):
-        if not (path / needed).is_file():
-            raise UserError(
-                f"no target model at '{path}': {needed} is missing; "
-                "set model.folder to a transformers folder, a name on the Hugging Face Hub, or a "
-                "W&B run or local folder of a Goodfire target"
-            )
-    return path
-
-
 def load_tokenizer(folder: str) -> Tokenizer:
     """The tokenizer of `model.folder`, without its weights.
 
@@ -108,6 +97,18 @@ def load_tokenizer(folder: str) -> Tokenizer:
         return Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # tokenizers raises plain Exception
         raise UserError(f"cannot load the tokenizer at '{path}': {error}") from None
+
+
+def _complete_folder(folder: str) -> Path:
+    path = model_folder(folder)
+    for needed in ("config.json", "tokenizer.json"):
+        if not (path / needed).is_file():
+            raise UserError(
+                f"no target model at '{path}': {needed} is missing; "
+                "set model.folder to a transformers folder, a name on the Hugging Face Hub, or a "
+                "W&B run or local folder of a Goodfire target"
+            )
+    return path
 
 
 def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:

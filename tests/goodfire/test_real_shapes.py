@@ -71,6 +71,19 @@ def test_decomposition(tensors):
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
 
 
+def test_the_benchmark_has_the_published_shapes(tensors, monkeypatch):
+    def shape_alone(self, *shape, scale=1.0):
+        return torch.empty(*shape, device="meta")
+
+    monkeypatch.setattr(Checkpoint, "_normal", shape_alone)
+    made = goodfire_full_size.checkpoint()
+    assert {name: tensor.shape for name, tensor in made.decomposition.items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
+    assert made.model_config()["n_ctx"] == 512 and made.model_config()["n_head"] == 6
+    assert SubcomponentKey.parse(goodfire_full_size.KEY).index < made.C["h.3.attn.v_proj"]
+
+
 def test_the_published_settings_build_at_full_size(tensors):
     """`experiment=vpd_paper`, without memory: every shape is that of the published checkpoint."""
     from transformers import ArceeForCausalLM
@@ -112,16 +125,3 @@ def test_the_published_losses_and_schedule():
     assert (recipe.adversary_lr, recipe.adversary_betas) == (0.01, [0.5, 0.99])
     assert (recipe.adversary_scope, recipe.adversary_extra_climbs) == ("position", 2)
     assert recipe.adversary_warmup_fraction == 0.025
-
-
-def test_the_benchmark_has_the_published_shapes(tensors, monkeypatch):
-    def shape_alone(self, *shape, scale=1.0):
-        return torch.empty(*shape, device="meta")
-
-    monkeypatch.setattr(Checkpoint, "_normal", shape_alone)
-    made = goodfire_full_size.checkpoint()
-    assert {name: tensor.shape for name, tensor in made.decomposition.items()} == {
-        name: tensor.shape for name, tensor in tensors.items()
-    }
-    assert made.model_config()["n_ctx"] == 512 and made.model_config()["n_head"] == 6
-    assert SubcomponentKey.parse(goodfire_full_size.KEY).index < made.C["h.3.attn.v_proj"]
