@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:  # the program that starts the workers stays without torch
     from collections.abc import Callable
@@ -139,7 +139,7 @@ def reference_of(trainer: Trainer) -> ReferenceStep:
     zeros: Callable[[torch.Tensor], torch.Tensor] = torch.zeros_like
     return ReferenceStep(
         model=model,
-        modules={name: module_at(model, sites[name]) for name in ci.order},
+        modules={name: cast("torch.nn.Linear", module_at(model, sites[name])) for name in ci.order},
         inputs=ci.inputs,
         V={n: components.V(n).detach().clone().requires_grad_(True) for n in ci.order},
         U={n: components.U(n).detach().clone().requires_grad_(True) for n in ci.order},

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,13 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pd_finetune.checking import checked_config
 from pd_finetune.cli_messages import one_line
-from pd_finetune.config_store import register_schemas
+from pd_finetune.config_store import SCHEMAS, register_schemas
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.experiments import check_experiment, experiment_stages
 from pd_finetune.sweep.tally import Tally
 from pd_finetune.sweep.work import Stage, SweepSupport
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+# words of the command line that need no group in front: only one of a stage's groups can mean them
+_SHORT = {"keys": "selection.keys", "name": "model.folder"}
 
 
 def config_folder() -> Path:
@@ -97,6 +100,15 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
+def _spelled_out(config_name: str, argument: str) -> str:
+    """`keys=[...]` as `selection.keys=[...]`, where the stage has a selection; others unchanged."""
+    word, equals, value = argument.partition("=")
+    meant = _SHORT.get(word, "")
+    schema = SCHEMAS["run" if config_name == "config" else config_name]
+    known = [f.name for f in fields(schema)]
+    return f"{meant}={value}" if equals and meant.partition(".")[0] in known else argument
+
+
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         return hydra.compose(config_name, overrides, return_hydra_config=True)
@@ -132,6 +144,8 @@ def stage_main(
     register_schemas()
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     task = Task(Stage(run, sweep))
+    # Hydra reads the command line again by itself
+    sys.argv[1:] = [_spelled_out(config_name, argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
     overrides = list(arguments.overrides)
     try:

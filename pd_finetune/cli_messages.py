@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from pd_finetune.errors import UserError
@@ -44,6 +44,9 @@ def possible(name: str, known: list[str]) -> str:
 def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     key = str(error.full_key or error.key)
     parent = error.parent_node
+    if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+        place = key.removesuffix(f".{error.key}")
+        return f"{place} has no {error.key}: add it with a +, as in '+{place}={{{error.key}: ...}}'"
     known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
     return f"unknown key {key}: {possible(str(error.key), known)}"
 

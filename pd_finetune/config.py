@@ -29,9 +29,10 @@ def one_of(name: str, value: str, possible: tuple[str, ...]) -> None:
 
 @dataclass
 class ModelConfig:
-    """Any transformers causal language model in a local folder ("embedded": the one that ships).
+    """Any transformers causal language model in a folder ("embedded": the one that ships).
 
-    `folder` may also be a Goodfire checkpoint: a W&B run path, or a local folder of its files.
+    `folder` may also be a name on the Hugging Face Hub, or a Goodfire checkpoint: a W&B run path,
+    or a local folder of its files.
     """
 
     folder: str = MISSING

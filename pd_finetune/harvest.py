@@ -30,6 +30,10 @@ def run(config: HarvestConfig) -> Path:
         config.rows_per_language,
         split=config.split,
         batch=config.batch,
+        only=config.only,
+        token_statistics=config.token_statistics,
+        effects=config.effects,
+        precision=config.precision,
     )
     save_harvest(found, out)
     print_harvest(found, config.languages.target)

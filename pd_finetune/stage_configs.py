@@ -263,6 +263,35 @@ class DecomposeConfig(StageConfig):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
 
 
+@dataclass
+class TrainedDecompositionConfig(DecompositionConfig):
+    """Trained for the model in use and harvested before the run, once: kept in the cache.
+
+    What is kept is found again by the model's weights, its tokenizer, the text and these values.
+    A killed training goes on from its last checkpoint.
+    """
+
+    folder: str = "train"
+    sites: dict[str, int] = field(default_factory=dict)  # as in DecomposeConfig; {}: all, min(d)
+    mixture: dict[str, float] = field(default_factory=dict)  # {}: equal shares of languages.all
+    ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
+    recipe: RecipeConfig = MISSING
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    harvest_rows: int = 256  # windows of each language
+    checkpoint_steps: int = 250
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("decomposition.precision", self.precision, PRECISIONS)
+        for name in ("harvest_rows", "checkpoint_steps"):
+            value = getattr(self, name)
+            require(value >= 1, f"decomposition.{name}={value} must be at least 1")
+        for pattern, count in self.sites.items():
+            require(count >= 1, f"decomposition.sites.{pattern}={count} must be at least 1")
+
+
 # ------------------------------------------------------------------ quality
 
 
@@ -307,6 +336,17 @@ class EvidenceConfig(StageConfig):
             require(value >= 1, f"{name}={value} must be at least 1")
 
 
+# ------------------------------------------------------------------ corpus
+
+
+@dataclass
+class CorpusConfig(StageConfig):
+    """Text fetched, tokenised and counted before anything else: `python -m pd_finetune.corpus`."""
+
+    model: ModelConfig = MISSING  # whose tokenizer it is
+    languages: LanguagesConfig = MISSING
+
+
 # ------------------------------------------------------------------ harvest, export, what is shown
 
 
@@ -320,11 +360,16 @@ class HarvestConfig(StageConfig):
     rows_per_language: int = 256
     batch: int = 32
     split: str = "train"  # of the text; never test
+    only: list[str] | None = None  # sites; null: all
+    token_statistics: bool = True  # labels name languages alone without
+    effects: bool = True  # of inverting each exclusive subcomponent, by which one is chosen
+    precision: str = "float32"  # bfloat16 blurs which importances near 0 count as firing
     out: str | None = None  # null: beside the decomposition
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("split", self.split, ("train", "validation"))
+        one_of("precision", self.precision, PRECISIONS)
         for name in ("rows_per_language", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
 

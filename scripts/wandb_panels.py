@@ -72,15 +72,16 @@ def read_run(folder: Path) -> OfflineRun:
                 run.name, run.group = record.run.display_name, record.run.run_group
                 run.tags = list(record.run.tags)
             case "history":
-                values = {_name(item): json.loads(item.value_json) for item in record.history.item}
                 step = int(record.history.step.num)
-                for name, value in values.items():
-                    if isinstance(value, (int, float)) and not name.startswith("_"):
+                for item in record.history.item:
+                    name, value = _name(item), json.loads(item.value_json)
+                    # parts of a table have longer names, W&B's own values a leading underscore
+                    if name.count("/") == 1 and isinstance(value, (int, float)):
                         run.history[name].append((step, value))
             case "summary":
                 for item in record.summary.update:
                     run.summary[_name(item)] = json.loads(item.value_json)
-            case "artifact":
+            case "artifact" if record.artifact.type == "result":
                 run.artifacts.append(f"{record.artifact.name} ({record.artifact.type})")
             case "exit":
                 run.exit_code = record.exit.exit_code
@@ -91,7 +92,10 @@ def read_run(folder: Path) -> OfflineRun:
 
 def _bars(axis: Any, runs: list[OfflineRun], section: str) -> None:
     """A summary section as grouped bars: a group per value, a bar per run."""
+    # counts and seconds are panels of their own in W&B; here they would dwarf the losses
     names = sorted({n for run in runs for n in run.summary if n.startswith(f"{section}/")})
+    if section == "result":
+        names = [name for name in names if name.endswith("_nats")]
     height = 0.8 / len(runs)
     for number, run in enumerate(runs):
         places = [place + number * height for place in range(len(names))]
@@ -113,7 +117,7 @@ def draw(runs: list[OfflineRun], out: Path) -> None:
     metrics = sorted({name for run in runs for name in run.history})
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     figure = plt.figure(figsize=(14, 11), layout="constrained")
-    rows = figure.subfigures(4, 1, height_ratios=(0.9, 2, 2.6, 1.4))
+    rows = figure.subfigures(4, 1, height_ratios=(0.9, 3.4, 2.6, 0.9))
     listed = rows[0].add_subplot()
     listed.axis("off")
     listed.set_title(f"group {runs[0].group}", loc="left", fontsize=10, fontweight="bold")
@@ -125,10 +129,13 @@ def draw(runs: list[OfflineRun], out: Path) -> None:
         listed.text(0.015, place, text, fontsize=7, va="center")
     listed.set_xlim(0, 1)
     listed.set_ylim(0, 1)
-    for axis, name in zip(rows[1].subplots(1, len(metrics)), metrics, strict=True):
+    panels = rows[1].subplots(2, -(-len(metrics) // 2), squeeze=False).flat
+    for axis in list(panels)[len(metrics) :]:
+        axis.axis("off")
+    for axis, name in zip(panels, metrics, strict=False):
         for number, run in enumerate(runs):
-            points = run.history.get(name, [])
-            axis.plot(*zip(*points, strict=True), color=colours[number % len(colours)], lw=1.2)
+            steps, values = zip(*run.history.get(name, [(0, float("nan"))]), strict=True)
+            axis.plot(steps, values, color=colours[number % len(colours)], lw=1.2)
         axis.set_title(name, loc="left", fontsize=9)
         axis.set_xlabel("Step", fontsize=7)
         axis.tick_params(labelsize=7)
@@ -139,9 +146,11 @@ def draw(runs: list[OfflineRun], out: Path) -> None:
         axis.tick_params(axis="x", labelsize=7)
     texts = rows[3].add_subplot()
     texts.axis("off")
-    texts.set_title(f"rollouts/texts of {runs[0].name}", loc="left", fontsize=9)
-    if runs[0].rollouts:
-        cells = [[cell.replace("\n", " ")[:75] for cell in row] for row in runs[0].rollouts]
+    # of the run nearest to chance
+    shown = min(runs, key=lambda run: abs(run.summary.get("result/to_chance_nats", float("inf"))))
+    texts.set_title(f"rollouts/texts of {shown.name}", loc="left", fontsize=9)
+    if shown.rollouts:
+        cells = [[cell.replace("\n", " ")[:75] for cell in row] for row in shown.rollouts]
         table = texts.table(
             cells,
             colLabels=["language", "prompt", "before", "after"],

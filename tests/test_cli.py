@@ -74,6 +74,11 @@ def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
             "possible here are write_up",
         ),
         (["model=hf"], "error: model.folder is missing: give model.folder=..."),
+        (
+            ["decomposition=train", "decomposition.sites={h.*: 3}"],
+            "error: decomposition.sites has no h.*: add it with a +, as in "
+            "'+decomposition.sites={h.*: ...}'",
+        ),
         (["budget=["], "error: cannot read 'budget=['"),
         (["budget=1,2"], "error: Ambiguous value for argument 'budget=1,2'"),
         (["-m", "method=mask,zz"], "error: method=zz: possible are"),
@@ -86,6 +91,29 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], line: str) 
     assert len(done.errors) == 1 and done.errors[0].startswith(line)
     assert done.weight == "light"
     assert not done.new - {"runs"}
+
+
+@pytest.mark.parametrize(
+    ("root", "arguments", "shown"),
+    [
+        ("config", ["selection=keys", "keys=[h.3.attn.v_proj:513]"], "- h.3.attn.v_proj:513"),
+        ("config", ["model=hf", "name=some/model"], "folder: some/model"),
+        ("harvest", ["model=hf", "name=some/model"], "folder: some/model"),
+    ],
+)
+def test_words_without_their_group(
+    tmp_path: Path, root: str, arguments: list[str], shown: str
+) -> None:
+    done = Outcome(tmp_path, root, "--cfg", "job", *arguments)
+    assert (done.code, done.errors) == (0, [])
+    assert shown in [line.strip() for line in done.out.splitlines()]
+
+
+def test_a_word_of_no_group_here(tmp_path: Path) -> None:
+    for root, word in (("pretrain", "keys=[a:1]"), ("figures", "name=a")):
+        done = Outcome(tmp_path, root, word)
+        assert done.code == 2
+        assert done.errors[0].startswith(f"error: unknown key {word.partition('=')[0]}: ")
 
 
 def test_a_typo_is_answered_at_once(tmp_path: Path) -> None:
@@ -130,7 +158,8 @@ def test_multirun_without_failures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "root", ["config", "pretrain", "decompose", "harvest", "export", "figures", "rollouts"]
+    "root",
+    ["config", "pretrain", "decompose", "corpus", "harvest", "export", "figures", "rollouts"],
 )
 def test_help_and_config(tmp_path: Path, root: str) -> None:
     helped = Outcome(tmp_path, root, "--help")

@@ -22,6 +22,7 @@ ROOTS = {
     "pretrain": stage_configs.PretrainConfig,
     "decompose": stage_configs.DecomposeConfig,
     "quality": stage_configs.EvidenceConfig,
+    "corpus": stage_configs.CorpusConfig,
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,
     "figures": stage_configs.FiguresConfig,

@@ -97,7 +97,9 @@ class CIFunction(nn.Module):
 
     def trunk(self, inputs: dict[str, Tensor]) -> Float[Tensor, "rows pos width"]:
         """Everything before the output head."""
-        x = torch.cat([_rms(inputs[name]) for name in self.inputs], -1)
+        # a target in 16 bits hands over 16 bits
+        dtype = self.input_projector.weight.dtype
+        x = torch.cat([_rms(inputs[name].to(dtype)) for name in self.inputs], -1)
         x = self.input_projector(x)
         for block in self.blocks:
             if self.recompute:
@@ -118,7 +120,12 @@ class CIFunction(nn.Module):
         self, inputs: dict[str, Tensor], only: list[str] | None = None
     ) -> dict[str, Float[Tensor, "rows pos C"]]:
         """Lower-leaky causal importances per site; with `only`, the head runs for those alone."""
-        x = self.trunk(inputs)
+        return self.importances_from(self.trunk(inputs), only)
+
+    def importances_from(
+        self, x: Float[Tensor, "rows pos width"], only: list[str] | None = None
+    ) -> dict[str, Float[Tensor, "rows pos C"]]:
+        """`causal_importances`, from what the `trunk` gave."""
         offsets = dict(zip(self.order, torch.tensor([0, *self.C]).cumsum(0).tolist(), strict=False))
         result = {}
         for name in only or self.order:

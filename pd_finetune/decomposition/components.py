@@ -51,6 +51,12 @@ class Subcomponents(nn.Module):
     def U(self, site: str) -> Float[Tensor, "C d_out"]:
         return self._U[_flat(site)]
 
+    def assign(self, site: str, V: Float[Tensor, "d_in C"], U: Float[Tensor, "C d_out"]) -> None:
+        """Take these tensors, uncopied, as a site's V and U."""
+        shapes = self.V(site).shape, self.U(site).shape
+        assert (V.shape, U.shape) == shapes, f"{site}: {V.shape}, {U.shape}, not {shapes}"
+        self._V[_flat(site)], self._U[_flat(site)] = nn.Parameter(V), nn.Parameter(U)
+
     def delta(self, model: nn.Module, site: str) -> Float[Tensor, "d_out d_in"]:
         """Delta = W - (V U)^T of one site, from the given (pristine) model's weight."""
         return weight_at(model, self.sites[site]) - (self.V(site) @ self.U(site)).T
@@ -58,7 +64,7 @@ class Subcomponents(nn.Module):
     def masked_output(
         self,
         site: str,
-        linear: nn.Linear,
+        bias: Float[Tensor, " d_out"] | None,
         x: Float[Tensor, "*positions d_in"],
         clean: Float[Tensor, "*positions d_out"],
         how: SiteMask | SourcedMask,
@@ -69,19 +75,19 @@ class Subcomponents(nn.Module):
         whole is `((x V) * (mask - delta)) U + delta * (clean - bias) + bias`.
         """
         if isinstance(how, SourcedMask):
-            own = clean if linear.bias is None else clean - linear.bias
+            own = clean if bias is None else clean - bias
             out = sourced_output(x, self.V(site), self.U(site), own, how)
-            return out if linear.bias is None else out + linear.bias
+            return out if bias is None else out + bias
         inner = x @ self.V(site)
         if how.delta is None:
             out = (inner * how.mask) @ self.U(site)
-            out = out if linear.bias is None else out + linear.bias
+            out = out if bias is None else out + bias
         else:
             delta = how.delta[..., None]
             out = (inner * (how.mask - delta)) @ self.U(site)
-            rest = clean if linear.bias is None else clean - linear.bias
+            rest = clean if bias is None else clean - bias
             out = torch.addcmul(out, delta, rest)
-            out = out if linear.bias is None else out + linear.bias
+            out = out if bias is None else out + bias
         return out if how.route is None else torch.where(how.route[..., None], out, clean)
 
     @contextmanager
@@ -92,9 +98,8 @@ class Subcomponents(nn.Module):
         handles = []
 
         def hook_for(name: str, how: SiteMask | SourcedMask) -> Any:
-            def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-                assert isinstance(module, nn.Linear)
-                return self.masked_output(name, module, args[0], output, how)
+            def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+                return self.masked_output(name, module.bias, args[0], output, how)
 
             return hook
 

@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pd_finetune.files import source_sha256
+from pd_finetune.errors import UserError
+from pd_finetune.files import cache_folder, source_sha256
 
 EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
+TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
 def decomposition_folder(folder: str) -> Path:
     """The folder meant by `decomposition.folder` ("embedded": the one that ships).
 
-    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first.
+    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
+    is what `decomposition=train` left in the cache.
+
+    Raises:
+        UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
     """
     if folder == "embedded":
         return EMBEDDED_DECOMPOSITION
+    if folder == "train":
+        raise UserError(
+            "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
+            "as decomposition=folder decomposition.folder=trained:<key>"
+        )
+    if folder.startswith(TRAINED):
+        return cache_folder() / "decompositions" / folder.removeprefix(TRAINED)
     path = Path(folder).expanduser()
     # said here too: the converter imports torch
     if (path / RECORD).is_file():

@@ -16,7 +16,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import RECORD, WEIGHTS, decomposition_folder
 from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, make_folder, replacing, write_json
+from pd_finetune.files import file_sha256, make_folder, replacing, source_sha256, write_json
 from pd_finetune.stage_configs import CIFunctionConfig
 from pd_finetune.targets.readout import Decomposable
 
@@ -88,19 +88,20 @@ def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
             f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
             "set model.folder or decomposition.folder so that they belong together"
         )
-    actual = file_sha256(root / WEIGHTS)
+    actual = source_sha256(root / WEIGHTS)
     if actual != weights_hash:
         raise UserError(f"'{root / WEIGHTS}' is damaged: its checksum differs from the record's")
     tensors = load_file(root / WEIGHTS)
-    components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
-    with torch.no_grad():
-        for name, site in sites.items():
-            module_at(target.model, site)
-            components.V(name).copy_(tensors[f"V.{name}"])
-            components.U(name).copy_(tensors[f"U.{name}"])
+    # nothing is made only to be overwritten: the file's tensors, memory-mapped, become the weights
+    with torch.device("meta"):
+        components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
+    for name, site in sites.items():
+        module_at(target.model, site)
+        components.assign(name, tensors[f"V.{name}"].float(), tensors[f"U.{name}"].float())
     prefix = "ci_function."
     ci_function.load_state_dict(
-        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)},
+        assign=True,
     )
     device = target.device
     components.requires_grad_(False).to(device)

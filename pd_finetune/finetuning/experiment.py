@@ -16,6 +16,7 @@ from torch import Tensor
 from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import decomposition_folder
+from pd_finetune.decomposition.on_demand import trained_decomposition
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
@@ -31,6 +32,7 @@ from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
+from pd_finetune.stage_configs import TrainedDecompositionConfig
 from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
@@ -101,10 +103,15 @@ class Setting:
 
 
 def load_setting(config: RunConfig) -> Setting:
-    """Load target, decomposition and text source of a config."""
+    """Load target, decomposition and text source of a config.
+
+    Where the decomposition is to be trained, it is, and the config names the result from then on.
+    """
     prepare(config.threads)
     model = (config.model.folder, config.device, config.model.dtype)
     target = _target(*model)
+    if isinstance(config.decomposition, TrainedDecompositionConfig):
+        config.decomposition = trained_decomposition(config, config.decomposition, target)
     decomposition = _decomposition(config.decomposition.folder, model)
     source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not

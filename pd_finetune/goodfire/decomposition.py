@@ -61,7 +61,10 @@ def convert_decomposition(checkpoint: Path) -> Path:
         UserError: the checkpoint is damaged, or of a kind that is not read.
     """
     config_path = checkpoint.parent / CONFIG
-    sources = {"checkpoint": source_sha256(checkpoint), "config": source_sha256(config_path)}
+    sources = {
+        "checkpoint": source_sha256(checkpoint),
+        "config": source_sha256(config_path),
+    }
 
     def build(folder: Path) -> None:
         config = Settings(read_yaml(config_path), config_path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pd_finetune.decomposition.sites import stored_as
 from pd_finetune.methods.protocol import Method
 from pd_finetune.targets.load import Target
 
@@ -23,7 +24,8 @@ def bake(target: Target, method: Method) -> PreTrainedModel:
     """
     model = copy.deepcopy(target.model).float()
     for path, weight in method.edited_weights().items():
-        module = model.get_submodule(path)
-        assert isinstance(module.weight, torch.Tensor) and module.weight.shape == weight.shape
-        module.weight.copy_(weight)
+        module: Any = model.get_submodule(path)
+        stored = stored_as(module, weight)
+        assert module.weight.shape == stored.shape
+        module.weight.copy_(stored)
     return model

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.sites import module_at
+from pd_finetune.decomposition.sites import is_transposed, module_at, stored_as
 from pd_finetune.errors import UserError
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
@@ -71,6 +71,7 @@ class LoraMethod:
             lora_dropout=0.0,
             bias="none",
             target_modules=sorted(meant),
+            fan_in_fan_out=any(is_transposed(module) for module in plain.values()),
             task_type="CAUSAL_LM",
             base_model_name_or_path=target.name,
         )
@@ -130,7 +131,10 @@ class LoraMethod:
     def edited_weights(self) -> dict[str, Float[Tensor, "d_out d_in"]]:
         """W + (alpha / rank) B A of each adapted matrix, by module path, in float32."""
         return {
-            path: layer.base_layer.weight.float() + layer.get_delta_weight("default").float()
+            path: stored_as(
+                layer.base_layer,
+                layer.base_layer.weight.float() + layer.get_delta_weight("default").float(),
+            )
             for path, layer in self._layers.items()
         }
 

@@ -110,6 +110,20 @@ def _read_rows(
     return texts
 
 
+_FORWARD_BYTES = 2**29
+# outputs of the CI function's trunk, by language and first row of the batch
+Trunks = dict[tuple[int, int], Tensor]
+
+
+def _trunk_width(decomposition: Decomposition) -> int:
+    return int(decomposition.ci_function.output_head.in_features)
+
+
+def _rows_at_once(batch: int, window: int, widths: int) -> int:
+    """`batch`, or fewer where `widths` numbers a token would take over half a GiB."""
+    return max(1, min(batch, _FORWARD_BYTES // (4 * window * widths)))
+
+
 @torch.no_grad()
 def _pass(
     target: Target,
@@ -119,27 +133,40 @@ def _pass(
     batch: int,
     precision: str,
     bar: tqdm[Any],
+    trunks: Trunks | None = None,
 ) -> None:
-    """One pass over all text for one group of sites; float32 sums whatever the precision."""
+    """One pass over all text for one group of sites; float32 sums whatever the precision.
+
+    Args:
+        trunks: taken from where filled, filled elsewhere; None: made and forgotten.
+    """
     device = target.model.device
-    components = decomposition.components
+    components, function = decomposition.components, decomposition.ci_function
     norms = {name: components.U(name).float().norm(dim=1) for name in group.sites}
-    needed = set(decomposition.ci_function.inputs) | set(group.sites)
+    needed = set(group.sites) if trunks else set(function.inputs) | set(group.sites)
+    run: Any = target.model.base_model if group.tokens is None else target.model
     for index, (language, rows) in enumerate(texts.items()):
         bar.set_postfix(language=language)
         for start in range(0, len(rows), batch):
             ids: Int[Tensor, "rows pos"] = torch.from_numpy(rows[start : start + batch]).to(device)
             with autocast(device, precision):
                 with recorded_inputs(target.model, decomposition.sites, needed) as inputs:
-                    logits = target.model(input_ids=ids, use_cache=False).logits
-                by_site = decomposition.ci_function.causal_importances(inputs, group.sites)
-                inner = [inputs[n] @ components.V(n) * norms[n] for n in group.sites]
+                    output = run(input_ids=ids, use_cache=False)
+                x = trunks.get((index, start)) if trunks else None
+                x = function.trunk(inputs) if x is None else x.to(device)
+                if trunks is not None:
+                    trunks[index, start] = x.cpu()
+                by_site = function.importances_from(x, group.sites)
+                inner = [
+                    inputs[n].to(components.V(n).dtype) @ components.V(n) * norms[n]
+                    for n in group.sites
+                ]
                 ci = torch.cat([by_site[name] for name in group.sites], -1).float()
                 firing = group.ci.add(index, ci.flatten(0, 1))
                 group.examples.add(index, start, ci)
                 group.activations.add(torch.cat(inner, -1).float().flatten(0, 1))
                 if group.tokens is not None:
-                    group.tokens.add(ids.flatten(), logits.flatten(0, 1), firing)
+                    group.tokens.add(ids.flatten(), output.logits.flatten(0, 1), firing)
             bar.update(ids.numel())
 
 
@@ -155,6 +182,7 @@ def harvest(
     threshold: float = 0.0,
     only: list[str] | None = None,
     token_statistics: bool = True,
+    effects: bool = True,
     max_count_bytes: int = 2 * 2**30,
     examples: int = 5,
     context_tokens: int = 8,
@@ -169,11 +197,15 @@ def harvest(
     Args:
         languages: two or more; token statistics are pooled over them.
         rows_per_language: windows of each language.
-        batch: windows per forward (holds CI [batch, window, subcomponents] and all logits).
+        batch: windows per forward, fewer where logits and CIs [batch, window, subcomponents] of so
+            many would take over half a GiB.
         threshold: a subcomponent fires where its CI is above this.
         only: sites to harvest; None: all.
         token_statistics: whether to count tokens in and out (labels then name languages alone).
-        max_count_bytes: bound on dense token counts; above it the text is read several times.
+        effects: whether to measure what inverting each exclusive subcomponent does (a forward of
+            16 windows for each); `effect_nats` is nan without.
+        max_count_bytes: bound on dense token counts; above it the text is read several times. What
+            the CI function's trunk gave is kept between them where it fits in as many bytes.
         examples: top activating examples per subcomponent, each from another window.
         context_tokens: tokens shown before and after an example's position.
         precision: float32, bfloat16 or auto (bfloat16 blurs which CIs near 0 count as firing).
@@ -192,6 +224,13 @@ def harvest(
     device, n = target.model.device, len(languages)
     tokens_per_language = {language: int(rows.size) for language, rows in texts.items()}
     tables, token_rows, example_rows = [], [], []
+    widest = max(sum(site.C for site in members) for members in groups)
+    at_once = _rows_at_once(
+        batch, decomposition.window, widest + (vocab if token_statistics else 0)
+    )
+    # of a pass, the trunk is nearly all of the cost: it runs once where its outputs can be kept
+    kept_bytes = 4 * sum(tokens_per_language.values()) * _trunk_width(decomposition)
+    trunks: Trunks | None = {} if len(groups) > 1 and kept_bytes <= max_count_bytes else None
     with tqdm(
         total=len(groups) * sum(tokens_per_language.values()),
         desc="harvest",
@@ -208,7 +247,7 @@ def harvest(
                 TokenStatistics(C, vocab, device) if token_statistics else None,
                 TopExamples(n, C, examples, device),
             )
-            _pass(target, decomposition, texts, group, batch, precision, bar)
+            _pass(target, decomposition, texts, group, at_once, precision, bar, trunks)
             table = pd.DataFrame(subcomponent_table(decomposition, group, texts))
             if not np.isfinite(table["mean_ci"]).all():
                 raise UserError(
@@ -222,7 +261,10 @@ def harvest(
     tokens = pd.concat(token_rows, ignore_index=True) if token_rows else pd.DataFrame()
     tokens = tokens.reindex(columns=TOKEN_COLUMNS)
     subcomponents = add_labels(pd.concat(tables, ignore_index=True), tokens, languages)
-    subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
+    if effects:
+        subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
+    else:
+        subcomponents = subcomponents.assign(effect_nats=np.nan)
     config = {
         "languages": list(languages),
         "tokens_per_language": tokens_per_language,

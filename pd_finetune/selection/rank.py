@@ -163,6 +163,11 @@ def select_label(
             f"{EXCLUSIVE_MEAN_CI} or more there, a tenth of that elsewhere at most); "
             f"nearest: {nearest}; use selection=top16 or selection=keys"
         )
+    if choose == "effect" and exclusive["effect_nats"].isna().all():
+        raise UserError(
+            "selection.choose=effect, but the harvest was made with effects=false: use "
+            "selection.choose=share, or run python -m pd_finetune.harvest with effects=true"
+        )
     if choose == "only" and len(exclusive) > 1:
         raise UserError(
             f"selection.choose=only, but {len(exclusive)} subcomponents are labelled as "

@@ -13,7 +13,13 @@ EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 
 
 def model_folder(folder: str) -> Path:
-    """The transformers folder meant by `model.folder`, converted from Goodfire's where need be."""
+    """The transformers folder meant by `model.folder`.
+
+    A folder or W&B run of Goodfire's is converted, a name on the Hugging Face Hub fetched.
+
+    Raises:
+        UserError: one of these was not possible.
+    """
     if folder == "embedded":
         return EMBEDDED_TARGET
     path = Path(folder).expanduser()
@@ -21,8 +27,10 @@ def model_folder(folder: str) -> Path:
     if (path / "config.json").is_file():
         return path
     from pd_finetune.goodfire.target import target_folder
+    from pd_finetune.targets.hub import hub_snapshot, is_hub_name
 
-    return target_folder(folder)
+    path = target_folder(folder)
+    return hub_snapshot(folder) if is_hub_name(folder) and not path.exists() else path
 
 
 def _remembered(path: Path, dtype: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from tqdm import tqdm
 from pd_finetune.errors import UserError
 from pd_finetune.files import cache_folder, make_folder, replacing, source_sha256
 from pd_finetune.text.hub_rows import hub_rows, local_files, local_rows
+from pd_finetune.text.identify import CODE, is_code
 from pd_finetune.text.sources import ParquetFolder
+from pd_finetune.text.tokens import DocumentSource
 
+_OTHER_SOURCES = ("out_of_domain", "code")
 NEOX_END_OF_TEXT = 0  # id of the end-of-text token in GPT-NeoX's vocabulary
 
 
@@ -79,6 +83,8 @@ class _CachedText(ABC):
         folder: a local copy to read instead, or null.
         train_characters, validation_characters, test_characters: how much is taken per language.
         validation_share, test_share: of all documents, by a hash of their identity.
+        out_of_domain: another source; its test documents are the out-of-domain text, null: none.
+        code: another source, which has the language `code`; null: this one.
     """
 
     name: str
@@ -88,6 +94,8 @@ class _CachedText(ABC):
     test_characters: int = 1_000_000
     validation_share: float = 0.1
     test_share: float = 0.1
+    out_of_domain: DocumentSource | None = None
+    code: DocumentSource | None = None
 
     def __post_init__(self) -> None:
         if not (self.validation_share > 0 and 0 < self.test_share < 1 - self.validation_share):
@@ -106,7 +114,7 @@ class _CachedText(ABC):
 
     def path(self, language: str) -> Path:
         """The cached parquet file of a language, read first where it is not there yet."""
-        identity = {str(k): str(v) for k, v in asdict(self).items()}
+        identity = {str(k): str(v) for k, v in asdict(self).items() if k not in _OTHER_SOURCES}
         if self.folder is not None:
             files = local_files(self.name, self.folder, self._pattern(language))
             stats = [(str(file), file.stat()) for file in files]
@@ -124,11 +132,33 @@ class _CachedText(ABC):
 
     def fingerprint(self, language: str) -> str:
         """Identity of the text, for caches and records (hex)."""
-        return source_sha256(self.path(language))
+        if language == CODE and self.code is not None:
+            return self.code.fingerprint(language)
+        own = source_sha256(self.path(language))
+        if language == CODE or self.out_of_domain is None:
+            return own
+        with self._way_out():
+            other = self.out_of_domain.fingerprint(language)
+        return hashlib.sha256(f"{own}|{other}".encode()).hexdigest()
 
     def documents(self, language: str, split: str) -> list[str]:
-        """All documents of one split; there is no out-of-domain text here."""
+        """All documents of one split; of code there is no out-of-domain text."""
+        if language == CODE and self.code is not None:
+            return self.code.documents(language, split)
+        if split == "ood" and language != CODE and self.out_of_domain is not None:
+            with self._way_out():
+                return self.out_of_domain.documents(language, "test")
         return ParquetFolder(str(self.path(language).parent)).documents(language, split)
+
+    @contextmanager
+    def _way_out(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            message = str(error).replace("languages.source.", "languages.source.out_of_domain.")
+            raise UserError(
+                f"out-of-domain text: {message}; languages.source.out_of_domain=null does without"
+            ) from None
 
     def _rows(
         self, config: str | None, pattern: str, columns: list[str]
@@ -181,8 +211,8 @@ class PileTokenised(_CachedText):
 
     A row is cut at its end-of-text tokens and each piece is decoded and identified by itself; one
     pass over the rows fills all languages. Pieces have no identity, so that the split is decided by
-    their text: two rows of one long document may land in different splits. Source code is not told
-    apart from text there. Local layout: `<folder>/data/train-*.parquet`.
+    their text: two rows of one long document may land in different splits. Source code is the
+    language `code` (see `is_code`). Local layout: `<folder>/data/train-*.parquet`.
 
     Args:
         tokenizer: a folder with tokenizer.json, or a name on the Hub.
@@ -229,7 +259,9 @@ class PileTokenised(_CachedText):
                     text = tokenizer.decode(piece).strip()
                     if len(text) < self.min_characters:
                         continue
-                    found, probability = identifier.identify(text)
+                    found, probability = CODE, 1.0
+                    if not is_code(text):
+                        found, probability = identifier.identify(text)
                     if found in fillings and probability >= self.probability:
                         fillings[found].add(text, text)
                 bar.update()

@@ -22,14 +22,23 @@ class DocumentSource(Protocol):
 
 
 END_OF_TEXT = "<|endoftext|>"
+# the first of these that a vocabulary has: GPT-2, GPT-NeoX, Llama 3, Llama 1 and 2, Gemma
+_OPENING = (END_OF_TEXT, "<|begin_of_text|>", "<s>", "<bos>")
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """Id of the end-of-text token, which starts every sequence."""
-    token = tokenizer.token_to_id(END_OF_TEXT)
-    if token is None:
-        raise UserError(f"the tokenizer has no '{END_OF_TEXT}' token: give one that has it")
-    return int(token)
+    """Id of the token that starts every document: end-of-text, or the beginning of a text.
+
+    Raises:
+        UserError: the tokenizer knows none of them.
+    """
+    for token in _OPENING:
+        if (found := tokenizer.token_to_id(token)) is not None:
+            return int(found)
+    raise UserError(
+        f"the tokenizer has no '{END_OF_TEXT}' token (nor {', '.join(_OPENING[1:])}): give one "
+        "that has it"
+    )
 
 
 def _cache_path(tokenizer: Tokenizer, source: DocumentSource, language: str, split: str) -> Path:

@@ -19,6 +19,7 @@ from pd_finetune.decomposition.components import (
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import find_sites, module_at
+from tests import families
 from tests.decomposition import parts
 from tests.methods import tiny
 
@@ -51,7 +52,14 @@ def neox() -> tuple[nn.Module, Subcomponents]:
     return model.double(), parts.random_components(find_sites(model, NEOX)).double()
 
 
-MODELS = {"arcee": arcee, "neox with biases": neox}
+def gpt2() -> tuple[nn.Module, Subcomponents]:
+    """Its weights are [d_in, d_out]."""
+    model = families.model("gpt2")
+    sites = find_sites(model, families.PATTERNS["gpt2"])
+    return model.double(), parts.random_components(sites).double()
+
+
+MODELS = {"arcee": arcee, "neox with biases": neox, "gpt2": gpt2}
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -84,6 +92,7 @@ def plain_forward(
 
         def forward(self, x: Tensor) -> Tensor:
             how, W, bias = masks[self.name], self.original.weight, self.original.bias
+            W = W if isinstance(self.original, nn.Linear) else W.T
             V, U = components.V(self.name), components.U(self.name)
             Delta = W - (V @ U).T
             out = torch.zeros(*x.shape[:-1], W.shape[0], dtype=torch.float64)
@@ -136,7 +145,8 @@ def test_masks_shared_by_all_positions_are_another_weight(
         delta = torch.rand((), generator=generator, dtype=torch.float64)
         masks[name] = SiteMask(m, delta)
         V, U = components.V(name), components.U(name)
-        weight = module_at(changed, site).weight
+        module = module_at(changed, site)
+        weight = module.weight if isinstance(module, nn.Linear) else module.weight.T
         weight.copy_((V @ torch.diag(m) @ U).T + delta * (weight - (V @ U).T))
     with components.masked(model, masks):
         actual = logits(model)

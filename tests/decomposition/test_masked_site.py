@@ -63,7 +63,7 @@ def outputs(
         sources = by["sources"] if hostile else None
         others = noise if hostile < ROWS else None
         mask = SourcedMask(by["ci"], sources, others, by["delta"], kernels, route)
-    out = components.masked_output("0", linear, by["x"], own, mask)
+    out = components.masked_output("0", linear.bias, by["x"], own, mask)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).double()
     wanted = [by[n] for n in by if n != "sources" or hostile]
     wanted += [components.V("0"), components.U("0")]
@@ -91,7 +91,7 @@ def test_frozen_components_get_no_gradient() -> None:
     linear, components = made(bias=False)
     by = leaves(ROWS, True, torch.float64)
     mask = SourcedMask(by["ci"], by["sources"], None, by["delta"], Kernels(), frozen=True)
-    components.masked_output("0", linear, by["x"], linear(by["x"]), mask).sum().backward()
+    components.masked_output("0", linear.bias, by["x"], linear(by["x"]), mask).sum().backward()
     assert by["sources"].grad is not None and by["sources"].grad.abs().max() > 0
     assert [p.grad for p in components.parameters()] == [None, None]
 
@@ -122,7 +122,7 @@ def test_in_bfloat16_it_is_as_near_as_products_are(routed: bool) -> None:
         mask = SourcedMask(by["ci"], by["sources"], noise, by["delta"], Kernels(), route)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             own = linear(by["x"])
-            out = components.masked_output("0", linear, by["x"], own, mask)
+            out = components.masked_output("0", linear.bias, by["x"], own, mask)
         assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
         wanted = [*by.values(), components.V("0"), components.U("0")]
         gradients = torch.autograd.grad(out.float().square().sum(), wanted)

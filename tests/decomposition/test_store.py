@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from pd_finetune.decomposition.components import recorded_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.store import RECORD, WEIGHTS, load_decomposition, save_decomposition
 from pd_finetune.errors import UserError
@@ -49,6 +51,35 @@ def test_round_trip(tmp_path: Path) -> None:
         # the CI function is kept in 16 bits
         torch.testing.assert_close(read[name], values, atol=0.02, rtol=0)
     assert max(v.max() for v in exact.values()) == 1 and min(v.min() for v in exact.values()) == 0
+
+
+def test_loading_initialises_nothing(tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    before = torch.get_rng_state()
+    loaded = load_decomposition(str(tmp_path), target)
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [*loaded.components.parameters(), *loaded.ci_function.parameters()]
+    assert {weight.device.type for weight in weights} == {"cpu"}
+
+
+def test_one_site_pays_for_one_site(tmp_path: Path) -> None:
+    target, parts_of = stored(tmp_path)
+    with recorded_inputs(target.model, parts_of.sites) as inputs:
+        target.model(input_ids=parts.IDS, use_cache=False)
+
+    def flops(only: list[str] | None) -> int:
+        with FlopCounterMode(display=False) as counter:
+            parts_of.ci_function.causal_importances(inputs, only)
+        return counter.get_total_flops()
+
+    function, name = parts_of.ci_function, "h.1.attn.v_proj"
+    head = 2 * parts.IDS.numel() * function.output_head.in_features
+    others = sum(function.C) - parts_of.sites[name].C
+    assert flops(None) - flops([name]) == head * others
+    every = function.causal_importances(inputs)
+    one = function.causal_importances(inputs, [name])
+    assert list(one) == [name]
+    torch.testing.assert_close(one[name], every[name], atol=1e-6, rtol=1e-6)
 
 
 def test_same_decomposition_same_hash(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import goodfire_full_size
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.goodfire.architecture import DEFAULTS, arcee_config, expected_shapes
 from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
 from pd_finetune.goodfire.decomposition import shared_reads, sites_of
 from pd_finetune.goodfire.names import arcee_name, current_names
+from pd_finetune.targets.keys import SubcomponentKey
 from tests.goodfire.fixture import ABSENT, real_shapes
+from tests.goodfire.writer import Checkpoint
 
 VALUES = {
     **DEFAULTS,
@@ -66,6 +69,19 @@ def test_decomposition(tensors):
     ours = our_ci_weights(found, sites, reads, size)
     expected = {name: tensor.shape for name, tensor in function.state_dict().items()}
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
+
+
+def test_the_benchmark_has_the_published_shapes(tensors, monkeypatch):
+    def shape_alone(self, *shape, scale=1.0):
+        return torch.empty(*shape, device="meta")
+
+    monkeypatch.setattr(Checkpoint, "_normal", shape_alone)
+    made = goodfire_full_size.checkpoint()
+    assert {name: tensor.shape for name, tensor in made.decomposition.items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
+    assert made.model_config()["n_ctx"] == 512 and made.model_config()["n_head"] == 6
+    assert SubcomponentKey.parse(goodfire_full_size.KEY).index < made.C["h.3.attn.v_proj"]
 
 
 def test_the_published_settings_build_at_full_size(tensors):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import hydra
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pd_finetune import config, export
+from pd_finetune import config, export, harvest
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
@@ -23,6 +24,7 @@ from pd_finetune.finetuning import identity
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.stage_configs import ExportConfig
 from pd_finetune.targets.load import load_target
+from tests.decomposition import parts
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint, write_interp_db
 
 LABELS = {"h.1.attn.v_proj:3": "German text and names", "h.0.mlp.c_fc:0": "foreign languages"}
@@ -108,6 +110,35 @@ def test_a_run_by_key_needs_no_labels(files, tmp_path):
     more = ["selection=keys", "selection.keys=[1.attn.v:3]", "decomposition.labels=nowhere"]
     record, _, _ = finetune_run(composed(*small(files, tmp_path, *more)))
     assert record.finished and list(record.masks) == ["h.1.attn.v_proj:3"]
+
+
+@pytest.mark.parametrize("method", ["mask", "lora_r1"])
+def test_a_run_in_16_bits(method, files, tmp_path):
+    more = ["selection=keys", "selection.keys=[1.attn.v:3]", f"method={method}"]
+    exact, rounded = (
+        finetune_run(composed(*small(files, tmp_path, *more, f"model.dtype={dtype}")))[0]
+        for dtype in ("float32", "bfloat16")
+    )
+    assert rounded.finished and rounded.hashes == exact.hashes
+    assert rounded.config_hash != exact.config_hash
+    for name, ce in exact.base.ce_nats.items():
+        assert ce != rounded.base.ce_nats[name] == pytest.approx(ce, rel=0.1)
+
+
+def test_a_harvest_in_16_bits(files, tmp_path):
+    words = [w for w in small(files, tmp_path) if w.startswith(("model", "decomp", "lang"))]
+    words = [*WORDS[:2], *words, "rows_per_language=3", "device=cpu"]
+    means = {}
+    for kind, more in {
+        "exact": [],
+        "rounded target": ["model.dtype=bfloat16"],
+        "rounded products": ["precision=bfloat16"],
+    }.items():
+        out = harvest.run(parts.composed("harvest", [*words, *more, f"out={tmp_path / kind}"]))
+        means[kind] = pd.read_parquet(out / "subcomponents.parquet")["mean_ci_de"]
+    for kind in ("rounded target", "rounded products"):
+        difference = (means[kind] - means["exact"]).abs()
+        assert 0 < difference.max() < 0.1 < means["exact"].max(), kind
 
 
 def test_label_without_labels_asks_for_a_harvest(files, tmp_path):

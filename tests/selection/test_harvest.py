@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import recorded_inputs
 from pd_finetune.errors import UserError
 from pd_finetune.selection.harvest import harvest, load_harvest, save_harvest, site_groups
@@ -167,6 +168,26 @@ def test_groups_change_nothing_but_the_number_of_passes(target, decomposition, s
         assert np.allclose(first[numbers], second[numbers], atol=1e-4, equal_nan=True)
 
 
+@pytest.mark.parametrize(("max_bytes", "runs"), [(16_128, 9), (16_127, 27)])
+def test_the_trunk_runs_once_where_its_outputs_fit(
+    target, decomposition, source, monkeypatch, max_bytes, runs
+):
+    ran, trunk, width = [], CIFunction.trunk, decomposition.ci_function.output_head.in_features
+
+    def counted(self, inputs):
+        ran.append(len(inputs))
+        return trunk(self, inputs)
+
+    monkeypatch.setattr(CIFunction, "trunk", counted)
+    arguments = (target, decomposition, source, list(WORDS), ROWS)
+    only = ["h.0.attn.v_proj", "h.1.attn.v_proj", "h.0.attn.o_proj"]
+    assert 4 * len(WORDS) * ROWS * WINDOW * width == 16_128
+    settings = {"batch": BATCH, "only": only, "max_count_bytes": max_bytes}
+    made = harvest(*arguments, **settings, progress=False)
+    assert made.config["passes"] == 3
+    assert len(ran) == runs
+
+
 def test_only_some_sites_and_no_token_statistics(target, decomposition, source, harvested):
     small = harvest(
         target,
@@ -176,8 +197,10 @@ def test_only_some_sites_and_no_token_statistics(target, decomposition, source, 
         ROWS,
         only=["model.layers.1.self_attn.v_proj"],
         token_statistics=False,
+        effects=False,
         progress=False,
     )
+    assert small.subcomponents["effect_nats"].isna().all()
     assert small.subcomponents["site"].unique().tolist() == ["h.1.attn.v_proj"]
     assert small.tokens.empty and list(small.tokens) == list(harvested.tokens)
     whole = harvested.subcomponents.set_index("key").loc[small.subcomponents["key"]]

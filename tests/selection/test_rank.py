@@ -55,6 +55,12 @@ def indices(selection) -> list[int]:
     return [key.index for key in selection.keys]
 
 
+def test_effects_that_were_not_measured_choose_nothing(decomposition):
+    without = made(MEANS, decomposition, effects=float("nan"))
+    with pytest.raises(UserError, match="choose=share, or run .* with effects=true"):
+        select_label(without, decomposition, "de", 0, choose="effect")
+
+
 def test_top_orders_by_difference_and_breaks_ties_by_key(harvest, decomposition):
     chosen = select_top(harvest, decomposition, "de", 0, count=5, contrast="en")
     assert indices(chosen) == [1, 2, 6, 8, 0]

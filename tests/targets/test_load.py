@@ -40,6 +40,12 @@ def test_what_was_saved_is_loaded(folder: Path) -> None:
     assert load_target(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+def test_the_hash_is_of_the_stored_weights(folder: Path) -> None:
+    exact, rounded = load_target(str(folder)), load_target(str(folder), dtype="bfloat16")
+    assert rounded.hash == exact.hash == weights_hash(exact.model)
+    assert weights_hash(rounded.model) != exact.hash
+
+
 def test_hash_sees_every_weight(folder: Path) -> None:
     model = load_target(str(folder)).model
     before = weights_hash(model)

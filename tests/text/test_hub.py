@@ -1,14 +1,24 @@
 """Hub sources on tiny local copies of their layouts."""
 
+import argparse
+import inspect
+import json
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra.utils import instantiate
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pd_finetune import corpus
 from pd_finetune.errors import UserError
+from pd_finetune.targets.load import load_tokenizer
 from pd_finetune.text.hub import HubDataset, PileTokenised, pieces, split_of
+from pd_finetune.text.identify import is_code
+from pd_finetune.text.sources import ParquetFolder
+from tests.decomposition.parts import composed
 
 GERMAN = (
     "Das Wetter war gestern schön, und wir sind mit den Kindern durch den Wald gegangen. "
@@ -18,6 +28,10 @@ ENGLISH = (
     "The weather was lovely yesterday, and we took the children for a walk in the woods. "
     "In the evening we talked for a long time about the journey to London, number {}."
 )
+
+
+def windows(text: str, length: int) -> list[str]:
+    return [text[start : start + length] for start in range(0, len(text) - length + 1, length)]
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +61,13 @@ def pile(tmp_path: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     texts = [f"{t.format(n)} {t.format(n + 1)}" for n in range(300) for t in (GERMAN, ENGLISH)]
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=640,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # what it can't spell, it drops
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = [token for text in texts for token in [0, *tokenizer.encode(text).ids]]
     rows = [ids[start : start + 513] for start in range(0, len(ids) - 513, 513)]
@@ -109,6 +127,89 @@ def test_pile_sorts_pieces_by_language(pile: Path) -> None:
     assert all("weather" not in text for text in german)
     assert all("Wetter" not in text for text in english)
     assert any(text.startswith("Das Wetter") for text in german)
+
+
+def test_pile_tells_code_from_text(tmp_path: Path, pile: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(pile / "tokenizer.json"))
+    sources = [inspect.getsource(module) for module in (argparse, json, textwrap)]
+    texts = [part for text in sources for part in windows(text, 600)]
+    ids = [token for text in texts for token in [0, *tokenizer.encode(text).ids]]
+    path = tmp_path / "with code" / "data" / "train-00000.parquet"
+    path.parent.mkdir(parents=True)
+    rows = pq.read_table(pile / "data" / "train-00000.parquet")["input_ids"].to_pylist()
+    rows += [ids[start : start + 513] for start in range(0, len(ids), 513)]
+    pq.write_table(pa.table({"input_ids": rows}), path)
+    source = PileTokenised(
+        folder=str(path.parent.parent), tokenizer=str(pile), languages=("de", "en", "code")
+    )
+    splits = ("train", "validation", "test")
+    found = {n: [d for s in splits for d in source.documents(n, s)] for n in source.languages}
+    assert len(found["code"]) > 50 and len(found["de"]) > 50
+    assert not any("weather" in text or "Wetter" in text for text in found["code"])
+    assert all(any(text in whole for whole in sources) for text in found["code"])
+    prose = [d for d in found["en"] if "weather" not in d and "journey" not in d]
+    assert len(prose) < 0.35 * len(found["code"])  # whole windows of doc strings are prose
+
+
+def test_windows_of_documentation_are_no_code() -> None:
+    embedded = ParquetFolder()
+    kept = {}
+    for language in ("code", "de", "en", "fr"):
+        parts = [
+            part for text in embedded.documents(language, "test") for part in windows(text, 1500)
+        ]
+        kept[language] = sum(map(is_code, parts)) / len(parts)
+    assert kept.pop("code") > 0.8
+    assert set(kept.values()) == {0.0}
+
+
+def test_out_of_domain_text_and_code_come_from_elsewhere(wikipedia: Path, pile: Path) -> None:
+    elsewhere = PileTokenised(
+        folder=str(pile), tokenizer=str(pile), languages=("de", "en"), test_share=0.5
+    )
+    plain = HubDataset(folder=str(wikipedia))
+    both = HubDataset(folder=str(wikipedia), out_of_domain=elsewhere, code=elsewhere)
+    assert both.path("de") == plain.path("de")
+    assert both.documents("de", "test") == plain.documents("de", "test")
+    assert both.documents("de", "ood") == elsewhere.documents("de", "test") != []
+    assert plain.documents("de", "ood") == []
+    assert both.fingerprint("de") not in (plain.fingerprint("de"), elsewhere.fingerprint("de"))
+    with pytest.raises(UserError, match="'code' is not looked for"):
+        both.documents("code", "train")
+
+
+def test_missing_out_of_domain_text_can_be_done_without(wikipedia: Path) -> None:
+    source = HubDataset(folder=str(wikipedia), out_of_domain=PileTokenised(folder="nowhere"))
+    with pytest.raises(UserError) as caught:
+        source.fingerprint("de")
+    message = str(caught.value)
+    assert message.startswith("out-of-domain text: no copy of 'danbraunai/")
+    assert "set languages.source.out_of_domain.folder" in message
+    assert message.endswith("languages.source.out_of_domain=null does without")
+
+
+@pytest.mark.parametrize("option", ["wikipedia", "pile"])
+def test_the_options_count_their_tokens(option: str, wikipedia: Path, pile: Path) -> None:
+    folders = {"wikipedia": wikipedia, "pile": pile}
+    other = {"wikipedia": "pile", "pile": "wikipedia"}[option]
+    words = [
+        f"languages={option}",
+        f"languages.source.folder={folders[option]}",
+        f"languages.source.out_of_domain.folder={folders[other]}",
+        "languages.all=[de,en]",
+    ]
+    name = "languages.source" + (".out_of_domain" if option == "wikipedia" else "")
+    config = composed("corpus", [*words, f"{name}.tokenizer={pile}"])
+    counts = corpus.run(config)
+    assert set(counts) == {"de", "en"}
+    source = instantiate(config.languages.source)
+    tokenizer = load_tokenizer("embedded")
+    for language, row in counts.items():
+        assert list(row) == ["train", "validation", "test", "ood"]
+        for split, count in row.items():
+            documents = source.documents(language, split)
+            assert count > 0
+            assert count == sum(1 + len(tokenizer.encode(text).ids) for text in documents)
 
 
 def test_pile_reads_no_more_rows_than_asked(pile: Path) -> None:

@@ -1,0 +1,45 @@
+"""How much text there is, in the target's own tokens: `python -m pd_finetune.corpus`."""
+
+from pd_finetune.cli import stage_main
+from pd_finetune.stage_configs import CorpusConfig
+
+Counts = dict[str, dict[str, int]]
+
+
+def run(config: CorpusConfig) -> Counts:
+    """Fetch and tokenise what is not in the cache yet; tokens by language and split, printed too.
+
+    Raises:
+        UserError: text or tokenizer cannot be had.
+    """
+    from hydra.utils import instantiate
+
+    from pd_finetune.targets.load import load_tokenizer
+    from pd_finetune.text.sources import SPLITS
+    from pd_finetune.text.tokens import token_stream
+
+    tokenizer = load_tokenizer(config.model.folder)
+    source = instantiate(config.languages.source)
+    counts: Counts = {
+        language: {split: len(token_stream(tokenizer, source, language, split)) for split in SPLITS}
+        for language in config.languages.all
+    }
+    _print(counts, tokenizer.get_vocab_size())
+    return counts
+
+
+def _print(counts: Counts, vocab: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("tokens", title=f"text, in tokens of a vocabulary of {vocab:,}")
+    splits = list(next(iter(counts.values())))
+    for split in splits:
+        table.add_column("out of domain" if split == "ood" else split, justify="right")
+    for language, row in counts.items():
+        table.add_row(language, *(f"{row[split]:,}" for split in splits))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    stage_main("corpus", run)

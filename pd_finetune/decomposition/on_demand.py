@@ -1,0 +1,95 @@
+"""`decomposition=train`: a decomposition of the model in use, trained and harvested once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from hydra.utils import instantiate
+
+from pd_finetune.config import DecompositionConfig, RunConfig
+from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_folder
+from pd_finetune.decomposition.sites import find_sites, full_rank_sites
+from pd_finetune.errors import UserError
+from pd_finetune.files import make_folder
+from pd_finetune.stage_configs import DecomposeConfig, HarvestConfig, TrainedDecompositionConfig
+from pd_finetune.targets.load import Target
+
+_VERSION = 1
+
+
+def trained_decomposition(
+    config: RunConfig, settings: TrainedDecompositionConfig, target: Target
+) -> DecompositionConfig:
+    """The cached decomposition of these settings, trained and harvested where it is not there yet.
+
+    The stages themselves do it, in this process: `pd_finetune.decompose`, which goes on from its
+    checkpoint, and `pd_finetune.harvest`. Another process that wants the same waits.
+
+    Raises:
+        UserError: a pattern fits no matrix, the text is too short, or the window too long.
+    """
+    from pd_finetune import decompose, harvest
+
+    sites = dict(settings.sites) or full_rank_sites(target.model)
+    find_sites(target.model, sites)
+    if settings.recipe.window > target.context:
+        raise UserError(
+            f"decomposition.recipe.window={settings.recipe.window}: the target's context is "
+            f"{target.context} tokens"
+        )
+    mixture = dict(settings.mixture) or dict.fromkeys(config.languages.all, 1.0)
+    key = _key(config, settings, target, sites, mixture)
+    named = DecompositionConfig(folder=f"{TRAINED}{key}")
+    folder = decomposition_folder(named.folder)
+    shared = {n: getattr(config, n) for n in ("model", "languages", "device", "threads")}
+    with _alone(folder):
+        if not (folder / RECORD).is_file():
+            print(f"decomposition=train: {len(sites)} patterns of matrices into {folder}")
+            own = {f.name for f in fields(DecomposeConfig)} & {f.name for f in fields(settings)}
+            values = {name: getattr(settings, name) for name in own}
+            values |= {"sites": sites, "mixture": mixture, "out": str(folder)}
+            decompose.run(DecomposeConfig(**shared, **values))
+        if not (folder / "harvest" / "harvest.json").is_file():
+            rows = settings.harvest_rows
+            stage = HarvestConfig(**shared, decomposition=named, rows_per_language=rows)
+            harvest.run(stage)
+            print(f"for other stages: decomposition=folder decomposition.folder={named.folder}")
+    return named
+
+
+def _key(
+    config: RunConfig,
+    settings: TrainedDecompositionConfig,
+    target: Target,
+    sites: dict[str, int],
+    mixture: dict[str, float],
+) -> str:
+    """What decides the result, hashed: no path, no checkpoint interval."""
+    source = instantiate(config.languages.source)
+    chosen = asdict(settings) | {"sites": sites, "mixture": mixture}
+    for name in ("folder", "checkpoint_steps"):
+        del chosen[name]
+    facts = {
+        "version": _VERSION,
+        "target": target.hash,
+        "dtype": config.model.dtype,
+        "tokenizer": hashlib.sha256(target.tokenizer.to_str().encode()).hexdigest(),
+        "text": {name: source.fingerprint(name) for name in config.languages.all},
+        "settings": chosen,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two trainings would write over each other's checkpoints."""
+    make_folder(folder)
+    with open(folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
