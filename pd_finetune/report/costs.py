@@ -112,9 +112,9 @@ def _published(frame: pd.DataFrame) -> str:
         f"{size.target:,} in the target, {size.components:,} in U and V, {size.ci_function:,} in "
         f"the causal-importance function.\n\n{markdown(table)}\n"
         f"Break-even by FLOPs: about {_amount(found['edits'])} edits, if 4 and 32 tokens are equal "
-        "damage as the write-up says. The two accounts of the decomposition do not fit well: the formula's "
-        f"FLOPs in 16 to 30 H100-hours would be {100 * low:.0f} to {100 * high:.0f} % of that "
-        "processor's dense bf16 rate.\n"
+        "damage as the write-up says. The two accounts of the decomposition do not fit well: the "
+        f"formula's FLOPs in 16 to 30 H100-hours would be {100 * low:.0f} to {100 * high:.0f} % of "
+        "that processor's dense bf16 rate.\n"
     )
 
 
