@@ -110,7 +110,8 @@ class StepMaker:
         # minimality's slope needs the means over all rows, hence a forward of each part beforehand
         own = torch.stack([self._means_alone(batch[part.rows], step) for part in parts]).mean(0)
         means, total = self.workers.mean(own), 0.0
-        slopes: list[Tensor] = []
+        # one tensor, filled part by part: of a source per position it is as large as activations
+        slopes = None if self.sources is None else torch.empty_like(self.sources.values)
         values: dict[str, list[float]] = {}
         for number, part in enumerate(parts):
             share = Share(
@@ -126,11 +127,12 @@ class StepMaker:
             for term, value in result.terms.items():
                 values.setdefault(term, []).append(value)
             slope = _slope(result)
-            slopes += [] if slope is None else [slope]
+            if slopes is not None and slope is not None:
+                slopes[part.sources] = slope
         if self.sources is not None and self.recipe.recon == "separate":
             self.sources.climbs += self.recipe.adversary_extra_climbs
         terms = {term: sum(some) / len(some) for term, some in values.items()}
-        return StepSlopes(total, terms, torch.cat(slopes) if slopes else None)
+        return StepSlopes(total, terms, slopes)
 
     def _reconstruction(self, batch: Tensor) -> Reconstruction:
         return Reconstruction(

@@ -167,7 +167,7 @@ class Trainer:
         if result.sources is not None and self.maker.sources is not None:
             # the mean over this process's rows is steeper than the one over all of them
             warmth = self.maker.warmth(self.step / self.config.recipe.steps)
-            self.maker.sources.climb(result.sources / self.workers.size, warmth)
+            self.maker.sources.climb(result.sources.div_(self.workers.size), warmth)
         self.step += 1
         return result
 
