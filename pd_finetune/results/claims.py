@@ -1,7 +1,8 @@
 """The write-up's claims C1-C8 against the runs: a number, an interval and a verdict for each part.
 
-The rules are in `verdicts.py`, fixed before any number is seen. Arms are compared at
-`comparison_budgets`: where they are first at chance, or else at their best.
+The rules are in `verdicts.py`. Arms are compared at `comparison_budgets`: where they are first at
+chance, or else at their best. How close an arm comes to chance is what it is short of it: 0 at
+chance and beyond, as for tokens to target.
 """
 
 from __future__ import annotations
@@ -68,14 +69,19 @@ class Evidence:
         found = [by_seed(self.frame, arm, self.budgets[arm], name) for name in columns]
         return sum(found[1:], found[0]) / len(found)
 
-    def over(self, arm: str, column: str, budgets: Sequence[int], distance: bool) -> pd.Series:
-        """Mean of a measure over budgets by seed, of seeds that have them all; or of its size."""
+    def over(self, arm: str, column: str, budgets: Sequence[int]) -> pd.Series:
+        """Mean of a measure over budgets by seed, of seeds that have them all.
+
+        Of the gap to chance what is short of it: beyond counts as 0.
+        """
         wanted = list(budgets)
         own = self.frame[(self.frame["arm"] == arm) & self.frame["budget"].isin(wanted)]
         if own.empty:
             return pd.Series(dtype=np.float64)
         wide = own.pivot(index="seed", columns="budget", values=column).reindex(columns=wanted)
-        return (wide.abs() if distance else wide).mean(axis=1, skipna=False).dropna()
+        if column == "to_chance_nats":
+            wide = wide.clip(lower=0.0)
+        return wide.mean(axis=1, skipna=False).dropna()
 
 
 def _median(values: pd.Series) -> Estimate | None:
@@ -90,16 +96,16 @@ def c1(evidence: Evidence) -> list[Part]:
     tried = sorted(int(value) for value in evidence.frame["budget"].unique())
     small = [budget for budget in tried if budget < SMALL_BELOW]
     parts = []
-    for name, column, distance in (
-        ("distance to chance", "to_chance_nats", True),
-        ("damage to the protected", "protected_damage_nats", False),
+    for name, column in (
+        ("short of chance", "to_chance_nats"),
+        ("damage to the protected", "protected_damage_nats"),
     ):
-        arms = [evidence.over(arm, column, small, distance) for arm in (TOP_16, LORA_R1)]
+        arms = [evidence.over(arm, column, small) for arm in (TOP_16, LORA_R1)]
         what = f"{name}, {TOP_16} minus {LORA_R1}, mean over budgets below {SMALL_BELOW} tokens"
         parts.append(directional("C1", what, paired(*arms), -1))
     largest = tried[-1]
-    what = f"distance to chance, {TOP_16} minus {LORA_R1}, at {largest:,} tokens"
-    arms = [evidence.over(arm, "to_chance_nats", [largest], True) for arm in (TOP_16, LORA_R1)]
+    what = f"short of chance, {TOP_16} minus {LORA_R1}, at {largest:,} tokens"
+    arms = [evidence.over(arm, "to_chance_nats", [largest]) for arm in (TOP_16, LORA_R1)]
     found = paired(*arms)
     rule = (
         f"median of −{AT_CHANCE_NATS} or more (LoRA has caught up), at {SMALL_BELOW} tokens or more"
@@ -226,8 +232,8 @@ def c5(evidence: Evidence) -> list[Part]:
 def c6(evidence: Evidence) -> list[Part]:
     """Rank 4 is somewhat better than rank 1 but nothing changes."""
     tried = sorted(int(value) for value in evidence.frame["budget"].unique())
-    arms = [evidence.over(arm, "to_chance_nats", tried, True) for arm in (LORA_R4, LORA_R1)]
-    what = f"distance to chance, {LORA_R4} minus {LORA_R1}, mean over all budgets"
+    arms = [evidence.over(arm, "to_chance_nats", tried) for arm in (LORA_R4, LORA_R1)]
+    what = f"short of chance, {LORA_R4} minus {LORA_R1}, mean over all budgets"
     better = directional("C6", what, paired(*arms), -1)
     what = f"tokens to target, {LORA_R4} (and {LORA_R1})"
     rule = "within a factor of 2 of each other, or neither reaches it"

@@ -112,6 +112,19 @@ def test_the_opposite_is_reversed() -> None:
     assert by_claim["C8"] == ["reversed", "reproduced"]
 
 
+def test_beyond_chance_is_not_short_of_it() -> None:
+    runs = [
+        run(arm, 64, seed, gap)
+        for seed in range(3)
+        for arm, gap in (("top16", 0.0), ("lora_r1", -5.0), ("lora_r4", 2.0))
+    ]
+    parts = answers(Evidence(runs_frame(runs)))
+    (caught_up,) = (part for part in parts if part.claim == "C1" and "at 64" in part.what)
+    assert caught_up.verdict == "reproduced" and caught_up.value == pytest.approx(0.0, abs=0.01)
+    better = next(part for part in parts if part.claim == "C6")
+    assert better.verdict == "reversed" and better.value == pytest.approx(2.0, abs=0.01)
+
+
 def test_without_runs_labels_or_seeds_nothing_is_claimed() -> None:
     alone = runs_frame([run("one_scalar", 4, 0, 0.0, en=0.05)])
     found = verdicts(answers(Evidence(alone)))
