@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep wandb-sync rollouts figures toys benchmark test check clean
+.PHONY: help setup run sweep wandb-sync rollouts figures toys benchmark test test-slow check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -49,6 +49,9 @@ check: $(STAMP)  ## lint, formatting and types
 
 test: check  ## check, then the tests (ARGS="-k cli")
 	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that test leaves out: several processes, compilers, memory
+	$(RUN) -m pytest -m slow $(ARGS)
 
 clean:  ## remove caches and build products, not results
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

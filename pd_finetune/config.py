@@ -181,9 +181,10 @@ class BandConfig:
     kl_weight: float = MISSING
 
 
-def band(bands: Mapping[int, Any], budget: int) -> Any:
+def band(bands: Mapping[str, Any], budget: int) -> Any:
     """The tuned settings for a budget: those of the largest key that is not above it."""
-    return bands[max((key for key in bands if key <= budget), default=min(bands))]
+    numbers = sorted(map(int, bands))
+    return bands[str(max((n for n in numbers if n <= budget), default=numbers[0]))]
 
 
 @dataclass
@@ -192,7 +193,7 @@ class MethodConfig:
 
     _target_: str = MISSING
     name: str = MISSING
-    bands: dict[int, BandConfig] = field(default_factory=dict)  # by the smallest budget of each
+    bands: dict[str, BandConfig] = field(default_factory=dict)  # by the smallest budget of each
     lr: float = MISSING  # of the budget's band, as is kl_weight, unless given
     kl_weight: float = MISSING  # read by `objective.kl_weight`
     tuning_tokens: int = 0  # tokens of `tuned_on` that the tuning of lr and kl_weight saw

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pd_finetune.errors import UserError
+from pd_finetune.results.wandb_login import has_login
 
 _CONNECT_SECONDS = 5.0
 
@@ -28,27 +29,13 @@ def unsynced(runs: Path) -> list[Path]:
     return [log.parent for log in logs if not log.with_name(f"{log.name}.synced").exists()]
 
 
-def _stored_login() -> bool:
-    """Whether `wandb login` was done here."""
-    silent = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"  # it warns that the only way to ask without a prompt is old
-    try:
-        import wandb
-
-        return bool(wandb.api.api_key)
-    finally:
-        os.environ.pop("WANDB_SILENT")
-        if silent is not None:
-            os.environ["WANDB_SILENT"] = silent
-
-
 def check_server() -> None:
     """Refuse to start without a login or a server that answers.
 
     Raises:
         UserError: there is none.
     """
-    if not (os.environ.get("WANDB_API_KEY") or _stored_login()):
+    if not has_login():
         raise UserError("W&B knows no login here: run `wandb login`, or set WANDB_API_KEY")
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
     port = server.port or (80 if server.scheme == "http" else 443)

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.memory import SHAPES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["merged, 32 rows", "paper, 32 rows by 4, recomputed"])

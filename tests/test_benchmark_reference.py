@@ -95,6 +95,7 @@ def test_matmuls_are_counted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_one_command(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "decompose.json"
     words = ["--variants", "reference,merged", "--rows", "2", "--steps", "4", "--repeats", "1"]

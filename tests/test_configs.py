@@ -224,7 +224,7 @@ def test_impossible_values(root: str, overrides: list[str], message: str) -> Non
 def test_settings_are_those_of_the_budgets_band(budget: int, smallest: int) -> None:
     for arm in ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora"):
         config = composed("config", f"arm={arm}", f"budget={budget}")
-        tuned = config.method.bands[smallest]
+        tuned = config.method.bands[str(smallest)]
         assert (config.method.lr, config.method.kl_weight) == (tuned.lr, tuned.kl_weight)
         assert config.objective.kl_weight == tuned.kl_weight
     assert composed("config", f"budget={budget}", "method.lr=7.0").method.lr == 7.0

@@ -42,7 +42,7 @@ def _panel(
 
 
 def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
-    """Arms in columns, budgets in rows; dark is bad, the setting of the reported runs is framed."""
+    """Arms in rows, budgets in columns; dark is bad, the setting of the reported runs is framed."""
     if trials.empty:
         return None
     numbers = cells(trials)
@@ -52,17 +52,17 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
     nothing = float(frame["chance_nats"].iloc[0] - frame["base_target_ce_nats"].iloc[0])
     norm = Normalize(0.0, nothing)
     widest = max(numbers[numbers["arm"] == arm]["lr"].nunique() for arm in arms)
-    size = (1.6 + len(arms) * (0.45 + 0.4 * widest), 1.3 + 1.75 * len(budgets))
+    size = (1.6 + len(budgets) * max(2.2, 0.4 + 0.4 * widest), 1.4 + 1.7 * len(arms))
     target, protected = style.target_name(frame), style.protected_name(frame)
     subtitle = (
-        f"validation text; in each cell {target} to chance and, below, {protected} damage "
-        "(nats per token); framed: the setting of the reported runs\n"
-        "colour: nats short of chance + 10 × damage over 0.10, by which settings were chosen; "
-        "darkest: no better than no edit"
+        f"validation text, means over samples; in each cell {target} to chance and, below, "
+        f"{protected} damage (nats per token);\nframed: the setting of the reported runs; "
+        "colour: nats short of chance + 10 × damage over 0.10,\n"
+        "by which settings were chosen; darkest: no better than no edit"
     )
-    with style.grid("Tuning trials", subtitle, len(budgets), len(arms), size) as (figure, axes):
-        for row, budget in enumerate(budgets):
-            for column, arm in enumerate(arms):
+    with style.grid("Tuning trials", subtitle, len(arms), len(budgets), size) as (figure, axes):
+        for row, arm in enumerate(arms):
+            for column, budget in enumerate(budgets):
                 panel = axes[row][column]
                 own = numbers[(numbers["arm"] == arm) & (numbers["budget"] == budget)]
                 if own.empty:
@@ -70,11 +70,11 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
                     continue
                 _panel(panel, own, norm, used_setting(frame, arm, budget))
                 if row == 0:
-                    panel.set_title(arm)
-                if row == len(budgets) - 1:
+                    panel.set_title(f"{budget:,} token{'' if budget == 1 else 's'}")
+                if row == len(arms) - 1:
                     panel.set_xlabel("learning rate")
                 if column == 0:
-                    panel.set_ylabel(f"{budget:,} token{'' if budget == 1 else 's'}\nKL weight")
+                    panel.set_ylabel(f"{arm}\nKL weight")
         figure.colorbar(
             ScalarMappable(norm, _COLOURS),
             ax=[panel for line in axes for panel in line],

@@ -18,6 +18,8 @@ def _amount(value: float) -> str:
     """A number at a glance: `1,024`, `2.1e14`, a dash where it is unknown."""
     if math.isnan(value):
         return "–"
+    if value < 100 and value != int(value):
+        return f"{value:.1f}"
     return f"{value:,.0f}" if value < 1e7 else f"{value:.1e}".replace("e+", "e")
 
 
@@ -109,10 +111,10 @@ def _published(frame: pd.DataFrame) -> str:
         "From public figures; nothing of it was run. Weights: "
         f"{size.target:,} in the target, {size.components:,} in U and V, {size.ci_function:,} in "
         f"the causal-importance function.\n\n{markdown(table)}\n"
-        f"Break-even by FLOPs: {found['edits']:,.0f} edits, if 4 and 32 tokens are equal damage as "
-        f"the write-up says. The two accounts of the decomposition do not fit well: the formula's "
-        f"FLOPs in 16 to 30 H100-hours would be {100 * low:.0f} to {100 * high:.0f} % of that "
-        "processor's dense bf16 rate.\n"
+        f"Break-even by FLOPs: about {_amount(found['edits'])} edits, if 4 and 32 tokens are equal "
+        "damage as the write-up says. The two accounts of the decomposition do not fit well: the "
+        f"formula's FLOPs in 16 to 30 H100-hours would be {100 * low:.0f} to {100 * high:.0f} % of "
+        "that processor's dense bf16 rate.\n"
     )
 
 

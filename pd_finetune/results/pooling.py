@@ -59,7 +59,7 @@ def _shared_facts(record: RunRecord) -> dict[str, str]:
 def _as_tuned(record: RunRecord) -> bool:
     """Whether rate and KL weight are those of the budget's band, which the config carries."""
     method = record.config.get("method", {})
-    bands = {int(key): value for key, value in (method.get("bands") or {}).items()}
+    bands = method.get("bands") or {}
     return bool(bands) and all(
         method.get(name) == value for name, value in band(bands, record.budget).items()
     )

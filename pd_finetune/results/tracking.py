@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
 from pd_finetune.files import json_text
 from pd_finetune.results.record import RunRecord
+from pd_finetune.results.wandb_login import has_login
 
 
 class Tracker(Protocol):
@@ -78,7 +78,7 @@ class WandbTracker:
         import wandb
 
         online = settings.kind == "wandb_online"
-        if online and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        if online and not has_login():
             raise UserError("logger=wandb_online needs a login: run `wandb login` or take another")
         self._wandb, self._name = wandb, name
         try:

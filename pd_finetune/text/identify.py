@@ -46,7 +46,7 @@ class LanguageIdentifier:
         self._identifier = Identifier.from_model_file(MODEL_FILE, norm_probs=True)
         if languages:
             self.require(languages)
-            self._identifier.set_languages(list(languages))
+            self._identifier.set_languages([name for name in languages if name != CODE])
 
     def require(self, languages: tuple[str, ...]) -> None:
         """Refuse languages that cannot be identified."""

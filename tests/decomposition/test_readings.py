@@ -83,6 +83,7 @@ def test_means_alone_and_importances_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,
     reason="inductor needs a C++ compiler",

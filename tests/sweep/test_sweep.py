@@ -77,6 +77,7 @@ def test_killed_and_taken_up_it_gives_the_same_table(tmp_path: Path, whole: dict
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_parts_side_by_side_make_the_whole(tmp_path: Path, whole: dict[str, Any]) -> None:
     # the last process asks for everything: it waits for what the others have in hand
     parts = [["shard=0/2"], ["shard=1/2"], []]
@@ -101,6 +102,7 @@ def test_parts_side_by_side_make_the_whole(tmp_path: Path, whole: dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_finished_sweep_is_over_soon_and_loads_nothing(
     tmp_path: Path, whole: dict[str, Any]
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_finished_sweep_is_over_soon_and_loads_nothing(
     assert not imported & {"torch", "transformers", "datasets", "wandb"}
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_do_the_same_and_list_failures(
