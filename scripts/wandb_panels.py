@@ -129,8 +129,8 @@ def draw(runs: list[OfflineRun], out: Path) -> None:
         listed.text(0.015, place, text, fontsize=7, va="center")
     listed.set_xlim(0, 1)
     listed.set_ylim(0, 1)
-    panels = rows[1].subplots(2, -(-len(metrics) // 2), squeeze=False).flat
-    for axis in list(panels)[len(metrics) :]:
+    panels = rows[1].subplots(2, -(-len(metrics) // 2), squeeze=False).flatten()
+    for axis in panels[len(metrics) :]:
         axis.axis("off")
     for axis, name in zip(panels, metrics, strict=False):
         for number, run in enumerate(runs):

@@ -7,6 +7,8 @@ passed over. WANDB_BASE_URL names another server.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -30,16 +32,11 @@ def unsynced(runs: Path) -> list[Path]:
 
 def _stored_login() -> bool:
     """Whether `wandb login` was done here."""
-    silent = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"  # it warns that the only way to ask without a prompt is old
-    try:
+    # it warns that the one way to ask which never prompts is old
+    with contextlib.redirect_stderr(io.StringIO()):
         import wandb
 
         return bool(wandb.api.api_key)
-    finally:
-        os.environ.pop("WANDB_SILENT")
-        if silent is not None:
-            os.environ["WANDB_SILENT"] = silent
 
 
 def check_server() -> None:
