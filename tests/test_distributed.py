@@ -13,6 +13,8 @@ import torch
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 _PRETRAIN = """
 import sys
 from pathlib import Path
@@ -79,8 +81,6 @@ from pd_finetune.distributed import workers
 from tests.decomposition import parts
 from tests.decomposition.test_trainer import RECIPES
 from tests.methods import tiny
-
-pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 config = parts.config(int(sys.argv[3]), **RECIPES[sys.argv[2]])

@@ -64,7 +64,8 @@ def memory_bytes(
         "target": target_bytes,
         "V, U and causal-importance function": trained * _FLOAT,
         "gradients and Adam": 3 * trained * _FLOAT,
-        "adversary's sources": 4 * hostile * positions * (C + len(sites)) * _FLOAT,
+        # values, two moments, the gradient, a climb's scratch
+        "adversary's sources": 5 * hostile * positions * (C + len(sites)) * _FLOAT,
         "activations": tokens * (_OF_STEP[recipe.recon] * C + forward + trunk) * _FLOAT,
     }
 

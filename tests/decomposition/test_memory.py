@@ -29,8 +29,8 @@ def test_parameters_and_sources_are_counted_exactly(recipe: dict[str, Any]) -> N
     assert found["V, U and causal-importance function"] == held
     assert found["gradients and Adam"] == 3 * held
     assert trainer.maker.sources is not None
-    # values, two moments and the leaf's gradient
-    assert found["adversary's sources"] == 4 * 4 * trainer.maker.sources.values.numel()
+    # values, two moments, the leaf's gradient and a climb's scratch
+    assert found["adversary's sources"] == 4 * 5 * trainer.maker.sources.values.numel()
     assert found["target"] == 4 * sum(p.numel() for p in trainer.target.model.parameters())
 
 
