@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.reference_ci import LowerLeaky, ReferenceCI, upper_leaky
 from benchmarks.reference_masking import Draws, Replacement, Sources, draw, recorded, replaced
+from pd_finetune.decomposition_configs import RecipeConfig
 from pd_finetune.runtime import autocast
-from pd_finetune.stage_configs import RecipeConfig
 
 
 def minimality(upper: Draws, p: float, beta: float) -> Float[Tensor, ""]:

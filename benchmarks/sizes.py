@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # the program that starts the workers stays without torch
 
     from benchmarks.reference_step import ReferenceStep
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.stage_configs import ArchitectureConfig, DecomposeConfig
+    from pd_finetune.decomposition_configs import DecomposeConfig
+    from pd_finetune.stage_configs import ArchitectureConfig
 
 
 @dataclass(frozen=True)

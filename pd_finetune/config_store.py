@@ -5,14 +5,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pd_finetune import config, stage_configs, toy_configs
+from pd_finetune import config, decomposition_configs, stage_configs, toy_configs
 
 SCHEMAS: dict[str, Any] = {
     # stages
     "run": config.RunConfig,
     "pretrain": stage_configs.PretrainConfig,
-    "decompose": stage_configs.DecomposeConfig,
-    "quality": stage_configs.EvidenceConfig,
+    "decompose": decomposition_configs.DecomposeConfig,
+    "quality": decomposition_configs.EvidenceConfig,
     "corpus": stage_configs.CorpusConfig,
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,
@@ -22,7 +22,7 @@ SCHEMAS: dict[str, Any] = {
     "model": config.ModelConfig,
     "decomposition": config.DecompositionConfig,
     "decomposition_goodfire": config.GoodfireDecompositionConfig,
-    "decomposition_train": stage_configs.TrainedDecompositionConfig,
+    "decomposition_train": decomposition_configs.TrainedDecompositionConfig,
     "languages": config.LanguagesConfig,
     "selection_top": config.TopSelection,
     "selection_label": config.LabelSelection,
@@ -34,7 +34,7 @@ SCHEMAS: dict[str, Any] = {
     "objective": config.ObjectiveConfig,
     "evaluation": config.EvaluationConfig,
     "logger": config.LoggerConfig,
-    "recipe": stage_configs.RecipeConfig,
+    "recipe": decomposition_configs.RecipeConfig,
     "toy": toy_configs.ToyConfig,
     "toy_tms": toy_configs.TMSConfig,
     "toy_residual_mlp": toy_configs.ResidualMLPConfig,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pd_finetune.cli import stage_main
-from pd_finetune.stage_configs import DecomposeConfig
+from pd_finetune.decomposition_configs import DecomposeConfig
 
 
 def run(config: DecomposeConfig) -> Path:

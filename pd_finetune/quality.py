@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pd_finetune.cli import stage_main
-from pd_finetune.stage_configs import EvidenceConfig
+from pd_finetune.decomposition_configs import EvidenceConfig
 
 if TYPE_CHECKING:
     import numpy as np

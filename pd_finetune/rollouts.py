@@ -27,8 +27,8 @@ def run(config: RolloutsConfig) -> Path:
     """
     from tqdm import tqdm
 
-    from pd_finetune.export import load_method, load_parts
     from pd_finetune.files import make_folder
+    from pd_finetune.finetuning.finished import load_method, load_parts
     from pd_finetune.results.rollouts import FILE, print_scores, write_rollouts
     from pd_finetune.runtime import prepare
     from pd_finetune.text.identify import LanguageIdentifier

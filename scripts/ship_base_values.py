@@ -28,14 +28,12 @@ def main() -> None:
         from pd_finetune.evaluation.evaluate import base_rollouts, base_values
         from pd_finetune.evaluation.held_out import held_out
         from pd_finetune.files import write_json
-        from pd_finetune.finetuning.experiment import load_setting
-        from pd_finetune.targets.upper import UpperLayers
+        from pd_finetune.finetuning.setting import load_setting
 
         base.SHIPPED.unlink(missing_ok=True)
         setting = load_setting(config)
         texts = held_out(setting.target, setting.source, config.languages.all, config.evaluation)
-        whole = UpperLayers(setting.target.model, None)
-        base_values(setting.target, texts, config.evaluation, whole)
+        base_values(setting.target, texts, config.evaluation)
         base_rollouts(setting.target, config.evaluation)
         files = sorted((Path(folder) / "evaluation").glob("*.json"))
         contents = [json.loads(path.read_text(encoding="utf-8")) for path in files]

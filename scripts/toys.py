@@ -24,10 +24,10 @@ import pandas as pd
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
 from pd_finetune.decompose import run
+from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.results.summary import write_csv
-from pd_finetune.stage_configs import DecomposeConfig
 
 VARIANTS = {
     "tms_5_2": ["experiment=toy_tms_5_2"],

@@ -20,6 +20,8 @@ import hydra
 
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
+from pd_finetune.results.table import DAMAGE_NATS
+from pd_finetune.results.tuning import COLUMNS, DAMAGE_WEIGHT
 
 LR = {
     "one_scalar": (0.1, 0.2, 0.4, 0.8),
@@ -31,8 +33,6 @@ LR = {
 KL_WEIGHT = (1.0, 3.0, 10.0, 30.0)
 BANDS = {1: 4, 16: 64, 256: 512}  # budgets from here on are tuned at this one
 SEEDS = (1000, 1001)
-DAMAGE_LIMIT_NATS, DAMAGE_WEIGHT = 0.10, 10.0
-FIELDS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
 
 Setting = tuple[float, float]
 Score = tuple[float, float]
@@ -42,7 +42,7 @@ def score(row: dict[str, Any]) -> Score:
     """Nats short of chance + 10 * (English damage over 0.10), then damage; lower is better."""
     short = max(0.0, float(row["to_chance_nats"]))
     damage = float(row["english_damage_nats"])
-    return short + DAMAGE_WEIGHT * max(0.0, damage - DAMAGE_LIMIT_NATS), damage
+    return short + DAMAGE_WEIGHT * max(0.0, damage - DAMAGE_NATS), damage
 
 
 def around(best: Setting) -> list[Setting]:
@@ -61,7 +61,8 @@ def around(best: Setting) -> list[Setting]:
 
 def fine_tune(overrides: list[str]) -> tuple[float, float]:
     """(to chance, English damage) in nats of one fine-tune, on validation text."""
-    from pd_finetune.finetuning.experiment import Prepared, load_setting
+    from pd_finetune.finetuning.experiment import Prepared
+    from pd_finetune.finetuning.setting import load_setting
 
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = hydra.compose("config", overrides)
@@ -110,11 +111,11 @@ class Trials:
                     *self.overrides,
                 ]
             )
-            row = dict(zip(FIELDS, (self.arm, *key, *values), strict=True))
+            row = dict(zip(COLUMNS, (self.arm, *key, *values), strict=True))
             self.scores[key] = score(row)
             new = not self.path.is_file()
             with open(self.path, "a", newline="") as handle:
-                writer = csv.DictWriter(handle, FIELDS)
+                writer = csv.DictWriter(handle, COLUMNS)
                 if new:
                     writer.writeheader()
                 writer.writerow(row)

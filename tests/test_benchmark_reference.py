@@ -22,13 +22,7 @@ from tests.methods import tiny
 def made(sites: dict[str, int] | None = None, **recipe: Any) -> Trainer:
     """A trainer whose V, U leave a Delta and whose CI values reach below 0 and above 1."""
     config = parts.config(12, sites or parts.SITES, **parts.PAPER | recipe)
-    trainer = Trainer(tiny.target(), config, parts.batch_at, Path(), step=6)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in trainer.components.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        trainer.ci_function.output_head.weight.mul_(4.0)
-    return trainer
+    return parts.unsettled(Trainer(tiny.target(), config, parts.batch_at, Path(), step=6))
 
 
 # each kind of term in turn is what the gradient consists of, then all as the recipe weighs them

@@ -11,7 +11,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from pd_finetune import config, stage_configs
+from pd_finetune import config, decomposition_configs, stage_configs
 from pd_finetune.cli import checked_config, config_folder, config_options
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
@@ -20,8 +20,8 @@ from pd_finetune.experiments import check_experiment, experiment_stages
 ROOTS = {
     "config": config.RunConfig,
     "pretrain": stage_configs.PretrainConfig,
-    "decompose": stage_configs.DecomposeConfig,
-    "quality": stage_configs.EvidenceConfig,
+    "decompose": decomposition_configs.DecomposeConfig,
+    "quality": decomposition_configs.EvidenceConfig,
     "corpus": stage_configs.CorpusConfig,
     "harvest": stage_configs.HarvestConfig,
     "export": stage_configs.ExportConfig,

@@ -17,15 +17,14 @@ from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.store import load_decomposition
+from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
 from pd_finetune.selection.harvest import load_harvest
 from pd_finetune.selection.rank import select_label, select_top
-from pd_finetune.stage_configs import QualityConfig
 from pd_finetune.targets.folder import EMBEDDED_TARGET
 from pd_finetune.targets.load import load_target
-from pd_finetune.targets.upper import UpperLayers
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
 
@@ -146,7 +145,7 @@ def test_shipped_base_values_are_those_of_the_target(target, tmp_path, monkeypat
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = checked_config(hydra.compose("config"))
     texts = evaluated_text(target, ParquetFolder(), config.languages.all, config.evaluation)
-    served = base_values(target, texts, config.evaluation, UpperLayers(target.model, None))
+    served = base_values(target, texts, config.evaluation)
     assert len(served) == 11
     assert not (tmp_path / "evaluation").exists()  # nothing was computed
     for name in ("de", "code", "fr_ood"):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from pd_finetune import export
 from pd_finetune.decomposition.store import save_decomposition
+from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.results.record import Hashes, RunRecord, Values
-from pd_finetune.stage_configs import CIFunctionConfig, ExportConfig
+from pd_finetune.stage_configs import ExportConfig
 from pd_finetune.targets.load import load_target
 from tests.methods import tiny
 

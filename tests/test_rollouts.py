@@ -11,7 +11,7 @@ from pd_finetune import rollouts
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.rollouts import continuation
-from pd_finetune.export import load_method
+from pd_finetune.finetuning.finished import load_method
 from pd_finetune.report import rollouts as section
 from pd_finetune.results.record import RunRecord
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts

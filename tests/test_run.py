@@ -82,7 +82,7 @@ def test_a_finished_run_is_not_done_again(tmp_path):
 
 
 def test_killed_then_run_again_gives_the_undisturbed_result(tmp_path):
-    more = ["objective.steps=40", "evaluation.rollouts={}", "threads=1"]
+    more = ["objective.steps=160", "evaluation.rollouts={}", "threads=1"]
     whole, _, _ = finetune_run(compose(*more, f"paths.runs={tmp_path / 'whole'}"))
     root = tmp_path / "killed"
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sites import Site
-from pd_finetune.stage_configs import CIFunctionConfig
+from pd_finetune.decomposition_configs import CIFunctionConfig
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from hydra.utils import instantiate
 from pd_finetune.config import DecompositionConfig, RunConfig
 from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_folder
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
+from pd_finetune.decomposition_configs import DecomposeConfig, TrainedDecompositionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder
-from pd_finetune.stage_configs import DecomposeConfig, HarvestConfig, TrainedDecompositionConfig
+from pd_finetune.stage_configs import HarvestConfig
 from pd_finetune.targets.load import Target
 
 _VERSION = 1

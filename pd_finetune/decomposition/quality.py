@@ -17,7 +17,7 @@ from pd_finetune.decomposition.evidence.maskings import (
     masked_divergence,
 )
 from pd_finetune.decomposition.losses import faithfulness
-from pd_finetune.stage_configs import QualityConfig
+from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.targets.readout import Decomposable
 
 

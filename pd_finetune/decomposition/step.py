@@ -21,8 +21,8 @@ from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sources import PersistentSources
+from pd_finetune.decomposition_configs import RecipeConfig
 from pd_finetune.distributed import Workers
-from pd_finetune.stage_configs import RecipeConfig
 from pd_finetune.targets.readout import Readout
 
 

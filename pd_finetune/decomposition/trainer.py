@@ -27,10 +27,10 @@ from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition.step import StepMaker, StepSlopes
+from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
-from pd_finetune.stage_configs import DecomposeConfig
 from pd_finetune.targets.readout import Decomposable
 
 # token ids [rows, window], or the inputs of a toy [rows, window, features]

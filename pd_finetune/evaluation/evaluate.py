@@ -8,10 +8,14 @@ from typing import Any
 
 from pd_finetune.config import EvaluationConfig
 from pd_finetune.evaluation.base import cached, identity
-from pd_finetune.evaluation.cross_entropy import mean, paired_standard_error
+from pd_finetune.evaluation.cross_entropy import (
+    mean,
+    paired_standard_error,
+    sequence_cross_entropies,
+)
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.evaluation.scores import base_cross_entropies, edited_scores
+from pd_finetune.evaluation.scores import edited_scores
 from pd_finetune.methods.protocol import Method
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
@@ -70,9 +74,11 @@ def base_values(
     target: Target,
     texts: dict[str, HeldOut],
     settings: EvaluationConfig,
-    upper: UpperLayers,
 ) -> dict[str, list[float]]:
-    """Cross-entropy of each window under the unedited target, from the cache where it is there."""
+    """Cross-entropy of each window under the unedited target, from the cache where it is there.
+
+    The whole model is run, so that a value does not depend on the arm that asked for it first.
+    """
     who = identity(target)
     values = {}
     for name, text in texts.items():
@@ -85,7 +91,7 @@ def base_values(
             "rows": rows,
             "window": window,
         }
-        compute = partial(base_cross_entropies, target, text, upper, settings.batch)
+        compute = partial(sequence_cross_entropies, target, text.ids, settings.batch)
         values[name] = cached(who, facts, compute)
     return values
 
@@ -122,7 +128,7 @@ def evaluate(
     """
     texts = held_out(target, source, languages, settings)
     upper = UpperLayers(target.model, method.lowest_layer)
-    base = base_values(target, texts, settings, upper)
+    base = base_values(target, texts, settings)
     before = base_rollouts(target, settings) if settings.rollouts else {}
     edited, divergences = edited_scores(target, method, texts, preserve, upper, settings.batch)
     with method.edited():

@@ -43,17 +43,6 @@ def _scores(
     return ces, kls
 
 
-def base_cross_entropies(
-    target: Target, text: HeldOut, upper: UpperLayers, batch: int
-) -> list[float]:
-    """Cross-entropy of each window, in nats; the target must be unedited when this is called."""
-    embedding = plain_embedding(target)
-    if embedding is None:
-        return sequence_cross_entropies(target, text.ids, batch)
-    inputs = entering(target, text, upper, batch)
-    return _scores(target, text, inputs, upper, embedding, batch)[0]
-
-
 def edited_scores(
     target: Target,
     method: Method,

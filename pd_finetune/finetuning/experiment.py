@@ -1,11 +1,10 @@
-"""One run: what is loaded once for many runs, and the way from a config to a result record."""
+"""One run: the way from a config to a result record."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,141 +12,20 @@ from hydra.utils import instantiate
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import KeysSelection, LabelSelection, LoraConfig, RunConfig
-from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import decomposition_folder
-from pd_finetune.decomposition.on_demand import trained_decomposition
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.errors import UserError
+from pd_finetune.config import LabelSelection, RunConfig
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
-from pd_finetune.finetuning.identity import finished_run, published_labels, run_directory
+from pd_finetune.finetuning.identity import finished_run, run_directory
 from pd_finetune.finetuning.loop import FinetuneResult, finetune
-from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
+from pd_finetune.finetuning.setting import Setting, load_setting, select
 from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
 from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
 from pd_finetune.results.rundir import RunDirectory
 from pd_finetune.results.tracker_process import warm_up
 from pd_finetune.results.tracking import Tracker, open_tracker
-from pd_finetune.runtime import device_of, prepare
-from pd_finetune.selection.by_text import select_by_text
-from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
-from pd_finetune.stage_configs import TrainedDecompositionConfig
-from pd_finetune.targets.folder import model_folder, remember_hash
-from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
-from pd_finetune.text.tokens import DocumentSource
 
 StepCallback = Callable[[int, dict[str, float]], None]
-
-
-_Stamp = tuple[tuple[str | int, ...], ...]
-
-
-def _stamp(folder: Path) -> _Stamp:
-    """What tells a folder's files from others under the same names: these are loaded anew."""
-    if not folder.is_dir():
-        return ()
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats)
-
-
-def _target(folder: str, device: str, dtype: str) -> Target:
-    return _target_as_it_is(_stamp(model_folder(folder)), folder, device, dtype)
-
-
-@lru_cache(maxsize=1)
-def _target_as_it_is(stamp: _Stamp, folder: str, device: str, dtype: str) -> Target:
-    target = load_target(folder, device_of(device), dtype)
-    path = model_folder(folder)
-    if _stamp(path) == stamp:
-        remember_hash(path, dtype, target.hash)
-    return target
-
-
-def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
-    return _decomposition_as_it_is(_stamp(decomposition_folder(folder)), folder, _target(*model))
-
-
-@lru_cache(maxsize=1)
-def _decomposition_as_it_is(stamp: _Stamp, folder: str, target: Target) -> Decomposition:
-    return load_decomposition(folder, target)
-
-
-def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
-    root = decomposition_folder(folder) / "harvest"
-    return _harvest_as_it_is(_stamp(root), root, _target(*model), _decomposition(folder, model))
-
-
-@lru_cache(maxsize=1)
-def _harvest_as_it_is(
-    stamp: _Stamp, root: Path, target: Target, decomposition: Decomposition
-) -> Harvest:
-    return load_harvest(root, target, decomposition)
-
-
-@lru_cache(maxsize=1)
-def _harvested(harvest_db: str) -> dict[SubcomponentKey, HarvestedSubcomponent]:
-    return read_harvest(harvest_db)
-
-
-@dataclass
-class Setting:
-    """What a run works on; loaded once per process and shared by all runs of a sweep."""
-
-    target: Target
-    decomposition: Decomposition
-    source: DocumentSource
-    model: tuple[str, str, str]
-
-
-def load_setting(config: RunConfig) -> Setting:
-    """Load target, decomposition and text source of a config.
-
-    Where the decomposition is to be trained, it is, and the config names the result from then on.
-    """
-    prepare(config.threads)
-    model = (config.model.folder, config.device, config.model.dtype)
-    target = _target(*model)
-    if isinstance(config.decomposition, TrainedDecompositionConfig):
-        config.decomposition = trained_decomposition(config, config.decomposition, target)
-    decomposition = _decomposition(config.decomposition.folder, model)
-    source = instantiate(config.languages.source)
-    # a protected window counts its end-of-text token, a target sequence does not
-    longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
-    if longest > target.context:
-        raise UserError(
-            f"token_budget.sequence_tokens={config.token_budget.sequence_tokens} (and an "
-            f"end-of-text token) or objective.protect_tokens={config.objective.protect_tokens} "
-            f"does not fit into the target's context of {target.context}"
-        )
-    return Setting(target, decomposition, source, model)
-
-
-def select(config: RunConfig, setting: Setting) -> Selection | None:
-    """The subcomponents a run may scale; None for a method that edits all sites alike."""
-    if isinstance(config.method, LoraConfig) and config.method.where == "all":
-        return None
-    if labels := published_labels(config):
-        harvest_db = getattr(config.decomposition, "harvest_db", None)
-        return select_by_text(
-            labels,
-            setting.decomposition,
-            config.languages.target,
-            _harvested(harvest_db) if harvest_db else {},
-        )
-    selector = instantiate({**asdict(config.selection), "_partial_": True})
-    # keys given by hand work on a decomposition that was never harvested
-    by_hand = isinstance(config.selection, KeysSelection)
-    harvest = None if by_hand else _harvest(config.decomposition.folder, setting.model)
-    chosen: Selection = selector(
-        harvest=harvest,
-        decomposition=setting.decomposition,
-        target_language=config.languages.target,
-        seed=config.seed,
-    )
-    return chosen
 
 
 def build_method(config: RunConfig, setting: Setting, selection: Selection | None) -> Any:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pd_finetune.decomposition.sites import Site
+from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import CIFunctionConfig
 
 PREFIX = "ci_fn._global_ci_fn."
 ROTARY_BASE = 10_000.0  # the only one that our CI function has

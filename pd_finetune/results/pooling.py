@@ -22,6 +22,7 @@ _NOT_COMPARED = (
     "evaluation",  # what matters of it is compared between all runs
     "method.tuning_tokens",
 )
+_EVALUATED = ("split", "rows", "window", "out_of_domain", "out_of_domain_rows")
 _TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
 
 
@@ -46,9 +47,7 @@ def _shared_facts(record: RunRecord) -> dict[str, str]:
             "hashes.target": record.hashes.target[:12],
             "hashes.decomposition": record.hashes.decomposition[:12],
             "hashes.text": {name: value[:12] for name, value in record.hashes.text.items()},
-            "evaluation": {
-                name: evaluation.get(name) for name in ("split", "rows", "window", "out_of_domain")
-            },
+            "evaluation": {name: evaluation.get(name) for name in _EVALUATED},
             "token_budget": {
                 name: budget.get(name) for name in ("sequence_tokens", "min_paragraph_tokens")
             },

@@ -49,7 +49,12 @@ class RemoteTracker:
         self, settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
     ) -> None:
         self._process = _idle.pop() if _idle else _start()
-        self._call("open", settings, folder.absolute(), name, config)
+        try:
+            self._call("open", settings, folder.absolute(), name, config)
+        except UserError:
+            if self._process.poll() is None:  # refused, and ready for another run
+                _idle.append(self._process)
+            raise
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one training step."""

@@ -17,7 +17,8 @@ from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.sites import Site, find_sites
-from pd_finetune.stage_configs import CIFunctionConfig, DecomposeConfig, RecipeConfig
+from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.decomposition_configs import CIFunctionConfig, DecomposeConfig, RecipeConfig
 from pd_finetune.targets.load import Target
 from tests.methods import tiny
 
@@ -135,3 +136,13 @@ def composed(stage: str, words: list[str]) -> Any:
 def run_stage(stage: str, words: list[str]) -> Path:
     """A stage's `run` in this process."""
     return importlib.import_module(f"pd_finetune.{stage}").run(composed(stage, words))
+
+
+def unsettled(trainer: Trainer) -> Trainer:
+    """The trainer with V, U that leave a Delta and CI values that reach below 0 and above 1."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in trainer.components.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        trainer.ci_function.output_head.weight.mul_(4.0)
+    return trainer

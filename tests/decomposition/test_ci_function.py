@@ -5,8 +5,8 @@ import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import recorded_inputs
+from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import CIFunctionConfig
 from tests.decomposition import parts
 from tests.methods import tiny
 

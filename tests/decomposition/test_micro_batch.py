@@ -41,13 +41,7 @@ def made(micro_batch: int, **recipe: Any) -> Trainer:
     """A trainer whose V, U leave a Delta and whose CI values reach below 0 and above 1."""
     config = parts.config(12, parts.SITES, **recipe)
     config.micro_batch = micro_batch
-    trainer = Trainer(tiny.target(), config, batch_at, Path())
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in trainer.components.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        trainer.ci_function.output_head.weight.mul_(4.0)
-    return trainer
+    return parts.unsettled(Trainer(tiny.target(), config, batch_at, Path()))
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:

@@ -27,13 +27,9 @@ NOISE = RowNoise(9, 0, range(ROWS), torch.device("cpu"))
 
 def made(**recipe: Any) -> Trainer:
     """A trainer whose V, U leave a Delta and whose CI values reach below 0 and above 1."""
-    trainer = Trainer(tiny.target(), parts.config(STEPS, **recipe), parts.batch_at, Path())
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in trainer.components.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        trainer.ci_function.output_head.weight.mul_(4.0)
-    return trainer
+    return parts.unsettled(
+        Trainer(tiny.target(), parts.config(STEPS, **recipe), parts.batch_at, Path())
+    )
 
 
 def kl(trainer: Trainer, rows: slice, r: Tensor, route: Tensor | None = None) -> Tensor:

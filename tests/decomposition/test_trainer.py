@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pd_finetune.decomposition.step import StepLoss
 from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.stage_configs import DecomposeConfig
 from tests.decomposition import parts
 from tests.methods import tiny
 

@@ -28,8 +28,8 @@ from pd_finetune.decomposition.evidence.maskings import (
 )
 from pd_finetune.decomposition.losses import faithfulness
 from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.decomposition_configs import LadderConfig
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import LadderConfig
 from pd_finetune.targets.load import Target
 
 # a ceiling below this is rounding, and nothing is normalised by it
