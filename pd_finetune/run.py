@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pd_finetune.cli import stage_main
 from pd_finetune.config import RunConfig
 from pd_finetune.errors import UserError
+from pd_finetune.runtime import no_collection
 from pd_finetune.sweep.work import SweepSupport
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def run(config: RunConfig) -> RunRecord:
         record, folder = found
         print(f"already finished; change the config or remove {folder} to do it again")
     else:
-        from pd_finetune.finetuning.experiment import finetune_run
+        with no_collection():
+            from pd_finetune.finetuning.experiment import finetune_run
 
         record, folder, _ = finetune_run(config)
     from pd_finetune.results.table import print_record

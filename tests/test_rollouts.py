@@ -10,7 +10,7 @@ import pytest
 from pd_finetune import rollouts
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.rollouts import continuation
+from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.finetuning.finished import load_method
 from pd_finetune.report import rollouts as section
 from pd_finetune.results.record import RunRecord
@@ -59,9 +59,12 @@ def test_edits_at_their_best_budget_are_continued(runs: Path, tmp_path: Path) ->
     parts = load_decomposition(record.config["decomposition"]["folder"], target)
     greedy = found[(found["mode"] == "greedy") & (found["prompt"] == "Der schnelle")]
     texts = greedy.set_index("arm")["continuation"]
-    assert texts["unedited"] == continuation(target, "Der schnelle", 12)
+    assert texts["unedited"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
     with load_method(folder, record, target, parts).edited():
-        assert texts["2 subcomponents (keys)"] == continuation(target, "Der schnelle", 12)
+        assert (
+            texts["2 subcomponents (keys)"]
+            == continuations(target, {"de": "Der schnelle"}, 12)["de"]
+        )
     assert texts["unedited"] != texts["2 subcomponents (keys)"]
 
 

@@ -17,7 +17,7 @@ from pd_finetune.decomposition_configs import TrainedDecompositionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.identity import published_labels
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
-from pd_finetune.runtime import device_of, prepare
+from pd_finetune.runtime import device_of, no_collection, prepare
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
@@ -42,6 +42,7 @@ def _target(folder: str, device: str, dtype: str) -> Target:
 
 
 @lru_cache(maxsize=1)
+@no_collection()
 def _target_as_it_is(stamp: _Stamp, folder: str, device: str, dtype: str) -> Target:
     target = load_target(folder, device_of(device), dtype)
     path = model_folder(folder)
@@ -65,6 +66,7 @@ def _harvest(folder: str, model: tuple[str, str, str]) -> Harvest:
 
 
 @lru_cache(maxsize=1)
+@no_collection()
 def _harvest_as_it_is(
     stamp: _Stamp, root: Path, target: Target, decomposition: Decomposition
 ) -> Harvest:

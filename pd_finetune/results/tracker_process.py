@@ -17,6 +17,7 @@ from typing import Any
 from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
 from pd_finetune.results.record import RunRecord
+from pd_finetune.runtime import no_collection
 
 _idle: list[subprocess.Popen[bytes]] = []  # started, and not at work for a run
 
@@ -95,9 +96,10 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program's, which then closes our input
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    import wandb  # noqa: F401  (while the run loads)
+    with no_collection():  # while the run loads
+        from pd_finetune.results.tracking import WandbTracker, get_ready
 
-    from pd_finetune.results.tracking import WandbTracker
+        get_ready()
 
     tracker: WandbTracker | None = None
     while True:

@@ -59,6 +59,25 @@ def tags_of(config: dict[str, Any]) -> list[str]:
     return [f"{name}:{value}" for name, value in facts.items() if value not in (None, "")]
 
 
+_QUIET: dict[str, Any] = {
+    "silent": True,
+    "quiet": True,
+    "console": "off",
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "disable_git": True,
+    "disable_code": True,
+}
+
+
+def get_ready() -> None:
+    """Import all of W&B that a run uses, and start its service; nothing is written or sent."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(**_QUIET))
+    wandb.Table(columns=["ready"], data=[["yes"]])
+
+
 class WandbTracker:
     """One W&B run; metrics are named `section/name`, see docs/wandb.md.
 
@@ -92,15 +111,7 @@ class WandbTracker:
                 mode="online" if online else "offline",
                 # a second run of one process is another run, not a continuation
                 reinit="create_new",
-                settings=wandb.Settings(
-                    silent=True,
-                    quiet=True,
-                    console="off",
-                    x_disable_stats=True,
-                    x_disable_meta=True,
-                    disable_git=True,
-                    disable_code=True,
-                ),
+                settings=wandb.Settings(**_QUIET),
             )
         except (wandb.errors.Error, OSError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"

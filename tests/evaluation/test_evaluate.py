@@ -12,7 +12,7 @@ from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence
 from pd_finetune.evaluation.divergence import sequence_divergences
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.evaluation.held_out import held_out
-from pd_finetune.evaluation.rollouts import continuation
+from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.files import cache_folder
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
@@ -130,10 +130,10 @@ def test_rollout_is_greedy_and_within_the_context() -> None:
         logits = target.model(input_ids=torch.tensor([ids])).logits[0, -1]
         ids.append(int(logits.argmax()))
     expected = target.tokenizer.decode(ids[1 + len(target.tokenizer.encode("Der Hund").ids) :])
-    assert continuation(target, "Der Hund", 6) == expected
-    continuation(target, "Der Hund", 500)
-    with pytest.raises(UserError, match="context is 64"):
-        continuation(target, "sehr lang " * 60, 6)
+    assert continuations(target, {"de": "Der Hund"}, 6) == {"de": expected}
+    assert continuations(target, {"de": "Der Hund"}, 500)["de"].startswith(expected)
+    with pytest.raises(UserError, match="context of 64"):
+        continuations(target, {"de": "sehr lang " * 60}, 6)
 
 
 def test_windows_that_cannot_be() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.repetition import repeated_ngrams
-from pd_finetune.evaluation.rollouts import continuation
+from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.evaluation.sampling import encoded_prompts, generate
 from pd_finetune.text.identify import LanguageIdentifier
 from tests.methods import tiny
@@ -16,9 +16,11 @@ PROMPTS = ["Der schnelle", "The library opens at nine", "W"]
 def test_greedy_is_the_single_prompts_continuation() -> None:
     target = tiny.target()
     found = generate(target, PROMPTS, 8)
-    texts = [target.tokenizer.decode(ids, skip_special_tokens=True) for (ids,) in found]
-    assert texts == [continuation(target, prompt, 8) for prompt in PROMPTS]
-    assert len(set(texts)) == 3
+    assert found == [generate(target, [prompt], 8)[0] for prompt in PROMPTS]
+    texts = continuations(target, {prompt: prompt for prompt in PROMPTS}, 8)
+    decoded = [target.tokenizer.decode(ids, skip_special_tokens=True) for (ids,) in found]
+    assert list(texts.values()) == decoded
+    assert len(set(decoded)) == 3
 
 
 def test_sampling_follows_its_seed_and_leaves_the_global_one() -> None:
