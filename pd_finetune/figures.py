@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pd_finetune.plots.style import Drawing
     from pd_finetune.report.page import Costs
     from pd_finetune.results.record import RunRecord
+    from pd_finetune.results.variants import Variant
 
 
 def run(config: FiguresConfig) -> Path:
@@ -35,12 +36,14 @@ def run(config: FiguresConfig) -> Path:
     from pd_finetune.report.page import Findings, page
     from pd_finetune.results.claims import Evidence, answers
     from pd_finetune.results.summary import summarise, write_csv
+    from pd_finetune.results.variants import VARIANTS
 
     console = Console()
     frame = _frame(Path(config.runs).expanduser(), console)
     out = Path(config.out).expanduser()
     trials, fires, rollouts = _beside(config, frame, out, console)
     costs = _costs(frame, trials)
+    variants = _variants(config, frame, out, console)
     make_folder(out)
     summary = summarise(frame)
     parts = answers(Evidence(frame, fires, rollouts))
@@ -48,11 +51,13 @@ def run(config: FiguresConfig) -> Path:
     write_csv(frame, out / "runs.csv")
     write_csv(summary, out / "summary.csv")
     _write_tables(out, [asdict(part) for part in parts], costs)
+    for variant in variants:
+        write_csv(variant.frame, make_folder(out / VARIANTS) / f"{variant.name}.csv")
     headline = headline_table(frame, summary)
     write_text(out / "headline.md", tables.markdown(headline))
     write_text(out / "headline.tex", latex(headline))
     write_text(out / "table.md", tables.page(frame, summary))
-    findings = Findings(frame, summary, parts, drawn, rollouts, costs)
+    findings = Findings(frame, summary, parts, drawn, rollouts, costs, variants)
     write_text(out / "README.md", page(findings))
     tables.print_headline(frame, summary, console)
     console.print(f"figures: {', '.join(drawn)} (.png, .svg, .csv)", soft_wrap=True)
@@ -117,6 +122,20 @@ def _beside(
         console.print(f"not found, left out: {', '.join(absent)}", soft_wrap=True, markup=False)
     fires = fires_on(frame, harvest) if harvest else None
     return trials, fires, read_rollouts(texts) if texts.is_file() or config.rollouts else None
+
+
+def _variants(
+    config: FiguresConfig, frame: pd.DataFrame, out: Path, console: Console
+) -> list[Variant]:
+    """By target language, each of runs that differ from the main ones in that, or in protection."""
+    from pd_finetune.results.variants import VARIANTS, check_distinct, variant
+
+    places = sorted((out / VARIANTS).glob("*.csv"))
+    if config.variants is not None:
+        places = [Path(place).expanduser() for place in config.variants]
+    found = [variant(_frame(place, console), frame) for place in places]
+    check_distinct(found)
+    return sorted(found, key=lambda variant: variant.name)
 
 
 def _costs(frame: pd.DataFrame, trials: pd.DataFrame) -> Costs | None:

@@ -178,7 +178,7 @@ class FiguresConfig:
     """Figures and tables from a folder of run directories: `python -m pd_finetune.figures`.
 
     What is null is looked for: the harvest beside the runs' decomposition, tuning trials in
-    `<out>/tuning`, rollouts in `<out>/rollouts.jsonl`.
+    `<out>/tuning`, rollouts in `<out>/rollouts.jsonl`, variants in `<out>/variants`.
     """
 
     runs: str = "runs"  # or a runs.csv that this stage wrote
@@ -186,3 +186,5 @@ class FiguresConfig:
     harvest: str | None = None
     tuning: str | None = None
     rollouts: str | None = None
+    # runs with another target or other protected languages: folders of run directories, or tables
+    variants: list[str] | None = None

@@ -4,10 +4,12 @@
 
 For each band of budgets, at one budget inside it: first a grid of 4 x 4 settings with one sample of
 tokens, then a cross around the best (half and double the rate, a third and three times the weight)
-with two samples. Samples are of seeds that no reported run draws. A trial is a full fine-tune,
-scored on validation text: nats short of chance on the target language, plus ten times what English
-damage exceeds 0.10 nats; ties go to the lower damage. All trials are kept in <out>/<arm>.csv; one
-that is there is not done again. What it prints last goes into configs/method/ or configs/arm/.
+with two samples, then at the best of these a third setting, lower and higher: LoRA's alpha, a
+quarter and four times, or where masks start, -1 and 1/2. Samples are of seeds that no reported run
+draws. A trial is a full fine-tune, scored on validation text: nats short of chance on the target
+language, plus ten times what English damage exceeds 0.10 nats; ties go to the lower damage. All
+trials are kept in <out>/<arm>.csv; one that is there is not done again. What it prints last goes
+into configs/method/ or configs/arm/.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import hydra
 from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
 from pd_finetune.results.table import DAMAGE_NATS
-from pd_finetune.results.tuning import COLUMNS, DAMAGE_WEIGHT
+from pd_finetune.results.tuning import ALSO, COLUMNS, DAMAGE_WEIGHT
 
 LR = {
     "one_scalar": (0.1, 0.2, 0.4, 0.8),
@@ -29,6 +31,13 @@ LR = {
     "lora_r1": (6e-3, 2e-2, 6e-2, 2e-1),
     "lora_r4": (6e-3, 2e-2, 6e-2, 2e-1),
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
+}
+THIRD = {
+    "one_scalar": ("start=-1.0", "start=0.5"),
+    "top16": ("start=-1.0", "start=0.5"),
+    "lora_r1": ("alpha=0.25", "alpha=4.0"),
+    "lora_r4": ("alpha=1.0", "alpha=16.0"),
+    "localized_lora": ("alpha=0.25", "alpha=4.0"),
 }
 KL_WEIGHT = (1.0, 3.0, 10.0, 30.0)
 BANDS = {1: 4, 16: 64, 256: 512}  # budgets from here on are tuned at this one
@@ -80,22 +89,23 @@ class Trials:
 
     def __init__(self, arm: str, path: Path, overrides: list[str]) -> None:
         self.arm, self.path, self.overrides = arm, path, overrides
-        self.scores: dict[tuple[float, float, int, int], Score] = {}
+        self.scores: dict[tuple[float, float, int, int, str], Score] = {}
         if path.is_file():
             with open(path, newline="") as handle:
                 for row in csv.DictReader(handle):
                     lr, kl_weight = float(row["lr"]), float(row["kl_weight"])
-                    key = (lr, kl_weight, int(row["budget"]), int(row["seed"]))
+                    also = row.get(ALSO) or ""
+                    key = (lr, kl_weight, int(row["budget"]), int(row["seed"]), also)
                     self.scores[key] = score(row)
 
-    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...]) -> Score:
+    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...], also: str = "") -> Score:
         """Means over samples."""
-        scores = [self._one(*setting, budget, seed) for seed in seeds]
+        scores = [self._one(*setting, budget, seed, also) for seed in seeds]
         first, second = (sum(values) / len(seeds) for values in zip(*scores, strict=True))
         return first, second
 
-    def _one(self, lr: float, kl_weight: float, budget: int, seed: int) -> Score:
-        key = (lr, kl_weight, budget, seed)
+    def _one(self, lr: float, kl_weight: float, budget: int, seed: int, also: str) -> Score:
+        key = (lr, kl_weight, budget, seed, also)
         if key not in self.scores:
             values = fine_tune(
                 [
@@ -108,14 +118,15 @@ class Trials:
                     f"method.kl_weight={kl_weight}",
                     f"budget={budget}",
                     f"seed={seed}",
+                    *([f"method.{also}"] if also else []),
                     *self.overrides,
                 ]
             )
-            row = dict(zip(COLUMNS, (self.arm, *key, *values), strict=True))
+            row = dict(zip(COLUMNS, (self.arm, *key[:4], *values), strict=True)) | {ALSO: also}
             self.scores[key] = score(row)
             new = not self.path.is_file()
             with open(self.path, "a", newline="") as handle:
-                writer = csv.DictWriter(handle, COLUMNS)
+                writer = csv.DictWriter(handle, [*COLUMNS, ALSO])
                 if new:
                     writer.writeheader()
                 writer.writerow(row)
@@ -138,10 +149,15 @@ def main() -> None:
         coarse = {setting: trials.score(setting, budget, SEEDS[:1]) for setting in grid}
         best = min(grid, key=coarse.__getitem__)
         fine = {setting: trials.score(setting, budget, SEEDS) for setting in around(best)}
-        for setting in sorted(fine, key=fine.__getitem__):
+        setting = min(fine, key=fine.__getitem__)
+        found = {(*setting, ""): value for setting, value in fine.items()}
+        for also in THIRD[options.arm]:
+            found[*setting, also] = trials.score(setting, budget, SEEDS, also)
+        for lr, kl_weight, also in sorted(found, key=found.__getitem__):
+            short, damage = found[lr, kl_weight, also]
             print(
-                f"{options.arm}, budgets from {band}: lr {setting[0]}, kl_weight {setting[1]}: "
-                f"score {fine[setting][0]:.3f}, English {fine[setting][1]:+.3f}"
+                f"{options.arm}, budgets from {band}: lr {lr}, kl_weight {kl_weight} {also}: "
+                f"score {short:.3f}, English {damage:+.3f}"
             )
 
 

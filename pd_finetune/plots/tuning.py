@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from pd_finetune.plots import style
 from pd_finetune.results.arms import ARMS
-from pd_finetune.results.tuning import cells, used_setting
+from pd_finetune.results.tuning import ALSO, cells, used_setting
 
 _COLOURS = "cividis_r"  # ordered in lightness too, so that it survives a grey print
 
@@ -41,6 +41,14 @@ def _panel(
     style.bare(axes)
 
 
+def _beside(axes: Axes, own: pd.DataFrame) -> None:
+    """What a third setting scored, in words above the panel."""
+    if len(own):
+        words = [f"{row[ALSO]}: {row['score']:.2f}" for _, row in own.iterrows()]
+        text = ", ".join(words).replace("-", "−")
+        axes.set_title(text, loc="right", fontsize=6.5, color=style.MUTED, pad=2)
+
+
 def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
     """Arms in rows, budgets in columns; dark is bad, the setting of the reported runs is framed."""
     if trials.empty:
@@ -58,7 +66,8 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
         f"validation text, means over samples; in each cell {target} to chance and, below, "
         f"{protected} damage (nats per token);\nframed: the setting of the reported runs; "
         "colour: nats short of chance + 10 × damage over 0.10,\n"
-        "by which settings were chosen; darkest: no better than no edit"
+        "by which settings were chosen; darkest: no better than no edit; above a panel: scores of "
+        "a third setting, at the best of it"
     )
     with style.grid("Tuning trials", subtitle, len(arms), len(budgets), size) as (figure, axes):
         for row, arm in enumerate(arms):
@@ -68,7 +77,9 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
                 if own.empty:
                     panel.set_visible(False)
                     continue
-                _panel(panel, own, norm, used_setting(frame, arm, budget))
+                third = own[ALSO] != ""
+                _panel(panel, own[~third], norm, used_setting(frame, arm, budget))
+                _beside(panel, own[third])
                 if row == 0:
                     panel.set_title(f"{budget:,} token{'' if budget == 1 else 's'}")
                 if row == len(arms) - 1:

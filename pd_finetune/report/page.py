@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from pd_finetune.plots.tables import markdown
-from pd_finetune.report import claims, costs, rollouts
+from pd_finetune.report import claims, costs, rollouts, variants
 from pd_finetune.report.headline import headline_table
 from pd_finetune.results.arms import arms_of
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
+from pd_finetune.results.variants import Variant
 from pd_finetune.results.verdicts import Part
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
@@ -48,6 +50,7 @@ class Findings:
     drawn: list[str]
     rollouts: pd.DataFrame | None = None
     costs: Costs | None = None
+    variants: Sequence[Variant] = ()
 
 
 def page(findings: Findings) -> str:
@@ -65,12 +68,28 @@ def page(findings: Findings) -> str:
         "The claims": claims.section(findings.parts),
         "Figures": _figures(findings.drawn),
         "Rollouts": texts,
+        "Protecting more": _protecting_more(findings),
+        "Other target languages": _other_targets(findings),
         "Cost": spent,
         "What this does not show": _limits(findings),
         "Files": _files(),
     }
     body = "\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"{_top(findings)}\n{body}"
+
+
+def _protecting_more(findings: Findings) -> str:
+    found = [variant for variant in findings.variants if variant.same_target]
+    if found:
+        return variants.protecting_more(found)
+    return "Not run: `languages.preserve=[en,fr,es,it]`, then `variants=[<its runs>]` here.\n"
+
+
+def _other_targets(findings: Findings) -> str:
+    found = [variant for variant in findings.variants if not variant.same_target]
+    if found:
+        return variants.target_languages(found)
+    return "Not run: `languages.target=fr`, then `variants=[<its runs>]` here.\n"
 
 
 def _name(language: str) -> str:
@@ -151,5 +170,6 @@ def _files() -> str:
         "costs.csv, edits.csv, break_even.csv": "the tables on cost",
         "rollouts.jsonl": "all continuations with their scores",
         "tuning/": "every tuning trial",
+        "variants/": "every run with another target or other protected languages",
     }
     return "".join(f"- `{name}`: {what}\n" for name, what in files.items())

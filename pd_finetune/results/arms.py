@@ -16,7 +16,8 @@ ONE_SCALAR, TOP_16, LORA_R1, LORA_R4, LOCALISED = (
     "LoRA r4",
     "localised LoRA",
 )
-ARMS = (ONE_SCALAR, TOP_16, LORA_R1, LORA_R4, LOCALISED)  # in the order of tables
+MASKS, LORAS = (ONE_SCALAR, TOP_16), (LORA_R1, LORA_R4, LOCALISED)
+ARMS = (*MASKS, *LORAS)  # in the order of tables
 
 
 def _selection_name(record: RunRecord) -> str:

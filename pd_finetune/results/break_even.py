@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
+from pd_finetune.results.arms import LORAS, MASKS
 from pd_finetune.results.reached import comparison_budgets
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 
-MASKS, LORAS = (ONE_SCALAR, TOP_16), (LORA_R1, LORA_R4, LOCALISED)
 CURRENCIES = ("target_tokens", "flops", "seconds")
 _ALLOWED = {
     "to_chance_nats": AT_CHANCE_NATS,

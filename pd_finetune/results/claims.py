@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
+from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, LORAS, ONE_SCALAR, TOP_16
 from pd_finetune.results.intervals import Estimate, by_seed, estimate, paired
 from pd_finetune.results.reached import comparison_budgets, tokens_text, tokens_to_target
 from pd_finetune.results.rollouts import UNEDITED, shares
@@ -31,7 +31,6 @@ from pd_finetune.results.verdicts import (
 )
 
 SMALL_BELOW = 32  # German tokens from which on the write-up's LoRAs reach the target
-_LORAS = (LORA_R1, LORA_R4, LOCALISED)
 
 
 @dataclass
@@ -119,7 +118,7 @@ def c1(evidence: Evidence) -> list[Part]:
 def c2(evidence: Evidence) -> list[Part]:
     """Top 16 and the LoRAs damage the languages that are not protected."""
     parts = []
-    for arm in (TOP_16, *_LORAS):
+    for arm in (TOP_16, *LORAS):
         others = evidence.at(arm, "off_target_damage_nats").dropna()
         own = evidence.at(arm, "protected_damage_nats")
         what = f"{arm}: mean damage to the other languages minus damage to the protected"
@@ -169,7 +168,7 @@ def c4(evidence: Evidence) -> list[Part]:
     verdict = REPRODUCED if reached and needed <= 8 else NOT_REPRODUCED
     parts.append(Part("C4", what, rule, verdict, text=tokens_text(scalar)))
     rule = f"4 times {ONE_SCALAR}'s or more (the write-up: 8 times); reversed where fewer than it"
-    for arm in _LORAS:
+    for arm in LORAS:
         what = f"tokens to target, {arm}"
         if arm not in tokens.index:
             parts.append(Part("C4", what, rule, NOT_TESTABLE))
@@ -221,7 +220,7 @@ def c5(evidence: Evidence) -> list[Part]:
             directional("C5", f"{ONE_SCALAR}: damage to {language}", found, -1, DAMAGE_NATS)
         )
     both = evidence.at(ONE_SCALAR, *pair)
-    for arm in _LORAS:
+    for arm in LORAS:
         what = f"mean damage to fr and es, {ONE_SCALAR} minus {arm}"
         parts.append(directional("C5", what, paired(both, evidence.at(arm, *pair)), -1))
     what = f"{ONE_SCALAR}: damage to it minus mean damage to fr and es"

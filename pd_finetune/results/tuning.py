@@ -12,6 +12,7 @@ from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TO
 from pd_finetune.results.table import DAMAGE_NATS
 
 COLUMNS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
+ALSO = "also"  # a column of later trials: a third setting, as `alpha=4.0`; blank: as configured
 DAMAGE_WEIGHT = 10.0  # nats short of chance that a nat of damage beyond 0.10 counts for
 _NAMES = {
     "one_scalar": ONE_SCALAR,
@@ -39,7 +40,9 @@ def read_trials(folder: Path) -> pd.DataFrame:
     parts = []
     for path in sorted(folder.glob("*.csv")):
         try:
-            part = pd.read_csv(path)[list(COLUMNS)]
+            part = pd.read_csv(path)
+            part = part.assign(**{ALSO: part[ALSO].fillna("") if ALSO in part else ""})
+            part = part[[*COLUMNS, ALSO]]
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"'{path}' holds no tuning trials ({error}): its columns must be "
@@ -47,15 +50,15 @@ def read_trials(folder: Path) -> pd.DataFrame:
             ) from None
         parts.append(part)
     if not parts:
-        return pd.DataFrame(columns=[*COLUMNS, "score"])
-    trials = pd.concat(parts, ignore_index=True).drop_duplicates(list(COLUMNS[:5]))
+        return pd.DataFrame(columns=[*COLUMNS, ALSO, "score"])
+    trials = pd.concat(parts, ignore_index=True).drop_duplicates([*COLUMNS[:5], ALSO])
     trials["arm"] = [_NAMES.get(arm, arm) for arm in trials["arm"]]
     return trials.assign(score=score(trials["to_chance_nats"], trials["english_damage_nats"]))
 
 
 def cells(trials: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: one row per arm, budget, lr and kl_weight, with `trials` behind it."""
-    keys = ["arm", "budget", "lr", "kl_weight"]
+    """Means over seeds by arm, budget, lr, kl_weight and third setting, with `trials` behind it."""
+    keys = ["arm", "budget", "lr", "kl_weight", ALSO]
     values = ["to_chance_nats", "english_damage_nats", "score"]
     grouped = trials.groupby(keys, sort=True)
     return grouped[values].mean().assign(trials=grouped.size()).reset_index()

@@ -258,6 +258,7 @@ def harvest(
             tables.append(table)
             token_rows += token_tables(target, group, keys)
             example_rows.append(example_table(target, group, keys, texts, context_tokens))
+            del group  # or its counts would stay while those of the next are made
     tokens = pd.concat(token_rows, ignore_index=True) if token_rows else pd.DataFrame()
     tokens = tokens.reindex(columns=TOKEN_COLUMNS)
     subcomponents = add_labels(pd.concat(tables, ignore_index=True), tokens, languages)

@@ -158,7 +158,9 @@ class TokenStatistics:
             part = firing[start : start + 1024]
             # most subcomponents are silent in any one batch: multiply the others only
             active = part.any(0).nonzero().squeeze(1)
-            self.outputs.index_add_(0, active, (part[:, active].T.to(mass.dtype) @ mass).float())
+            # and few at a time: their products are as wide as the vocabulary
+            for some in active.split(512):
+                self.outputs.index_add_(0, some, part[:, some].T.to(mass.dtype) @ mass)
 
     def top(self, k: int = TOP_TOKENS) -> dict[str, TopTokens]:
         """Top tokens of both sides, `in` and `out`."""

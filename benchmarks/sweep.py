@@ -1,0 +1,141 @@
+"""Runs per minute of a sweep, against the same grid done plainly, one process a run.
+
+    python -m benchmarks.sweep --budgets 4,64 --seeds 2 --jobs 2
+
+`plain` is `benchmarks.plain_run`: the same work as one would write it in an afternoon. It writes no
+metrics and knows no W&B, so the sweep is run with `logger=none`, once serially and once on `--jobs`
+processes by the joblib launcher; every sweep begins without cached values of the unedited model.
+Plain runs go one after the other with all threads; as they take equally long, `--plain` of them,
+spread over the grid, are enough. The numbers of both are compared: damage of every text and the
+gap to chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pd_finetune.files import make_folder, write_json
+from pd_finetune.results.environment import git_commit, versions
+
+ARMS = ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> float:
+    """Seconds of a command in the source tree, with a cache of its own."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=ROOT,
+        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if quiet else None,
+    )
+    if done.returncode:
+        sys.exit(f"error: {module} {' '.join(words)} ended with code {done.returncode}")
+    return time.monotonic() - started
+
+
+def swept(grid: list[tuple[str, int, int]], folder: Path, jobs: int) -> float:
+    """Seconds of the whole grid by our sweep."""
+    axes = zip(*grid, strict=True)
+    arms, budgets, seeds = (",".join(map(str, dict.fromkeys(axis))) for axis in axes)
+    words = ["-m", f"arm={arms}", f"budget={budgets}", f"seed={seeds}", "logger=none"]
+    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    if jobs > 1:
+        words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
+    return called("pd_finetune.run", words, folder)
+
+
+def records(folder: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """Results of a sweep by arm, budget and seed."""
+    found = {}
+    for path in (folder / "runs").glob("*/result.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        arm = record["method"]
+        if arm == "mask":
+            arm = "one_scalar" if record["trainable_parameters"] == 1 else "top16"
+        found[arm, record["budget"], record["seed"]] = record
+    return found
+
+
+def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
+    """The largest difference of two results of one run, in nats."""
+    pairs = [(ours[name], plain[name]) for name in ("to_chance_nats", "english_kl_nats")]
+    pairs += [(ours["damage_nats"][name], value) for name, value in plain["damage_nats"].items()]
+    return max(abs(a - b) for a, b in pairs)
+
+
+def spread(grid: list[Any], count: int) -> list[Any]:
+    """`count` elements, evenly from first to last, every arm in turn."""
+    return [grid[int(index * len(grid) / count)] for index in range(min(count, len(grid)))]
+
+
+def main() -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--budgets", default="4,64", help="(%(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="how many (%(default)s)")
+    parser.add_argument("--plain", type=int, default=10, help="plain runs (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/sweep.json"))
+    args = parser.parse_args()
+    arms, budgets = args.arms.split(","), [int(b) for b in args.budgets.split(",")]
+    grid = list(product(arms, budgets, range(args.seeds)))
+    make_folder(args.out.parent)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as name:
+        seconds: dict[str, float] = {}
+        found = {}
+        for way, jobs in {"serial": 1, "jobs": args.jobs}.items():
+            folder = Path(name) / way
+            folder.mkdir()
+            seconds[way] = swept(grid, folder, jobs) / len(grid)
+            found[way] = records(folder)
+            print(f"{way}: {seconds[way]:.2f} s a run, {len(grid)} runs", flush=True)
+        chosen = spread(grid, args.plain)
+        plain, apart = [], {}
+        for arm, budget, seed in chosen:
+            out = Path(name) / "plain.json"
+            words = [f"--out={out}", f"arm={arm}", f"budget={budget}", f"seed={seed}"]
+            plain.append(called("benchmarks.plain_run", words, Path(name), quiet=True))
+            apart[f"{arm} {budget} {seed}"] = difference(
+                found["serial"][arm, budget, seed], json.loads(out.read_text())
+            )
+            print(f"plain {arm}, budget {budget}: {plain[-1]:.1f} s", flush=True)
+    seconds["plain"] = sum(plain) / len(plain)
+    record = {
+        "seconds_a_run": seconds,
+        "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
+        "times_plain": {way: seconds["plain"] / seconds[way] for way in ("serial", "jobs")},
+        "runs": {"sweep": len(grid), "plain": len(chosen)},
+        "jobs": args.jobs,
+        "plain_seconds": plain,
+        "difference_nats": apart,
+        "load_before": load,
+        "cpus": os.cpu_count(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_json(args.out, record)
+    print(f"{'':<10}{'s/run':>8}{'runs/min':>10}{'x plain':>9}")
+    for way in ("plain", "serial", "jobs"):
+        ratio = seconds["plain"] / seconds[way]
+        print(f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}")
+    print(f"results differ by {max(apart.values()):.1e} nats at most")
+
+
+if __name__ == "__main__":
+    main()
