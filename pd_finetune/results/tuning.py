@@ -40,7 +40,7 @@ def read_trials(folder: Path) -> pd.DataFrame:
     parts = []
     for path in sorted(folder.glob("*.csv")):
         try:
-            part = pd.read_csv(path)
+            part = pd.read_csv(path, dtype={ALSO: str})
             part = part.assign(**{ALSO: part[ALSO].fillna("") if ALSO in part else ""})
             part = part[[*COLUMNS, ALSO]]
         except (KeyError, ValueError) as error:
