@@ -208,7 +208,7 @@ class MaskConfig(MethodConfig):
     """One trainable scale per selected subcomponent; `start` is the value of each at step 0."""
 
     _target_: str = "pd_finetune.methods.mask.MaskMethod"
-    start: float = 0.0
+    start: float = -1.0
 
 
 @dataclass
