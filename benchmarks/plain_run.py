@@ -4,8 +4,8 @@
 
 The same configs, text, selection, start and steps as `pd_finetune.run`, which is called for these.
 Then as one would write it in an afternoon: PEFT's model (or one hook for the scalars), a whole
-forward of sample and protected windows at every step, all logits, the clean ones computed anew,
-evaluation of the model before and after the edit, one rollout after the other.
+forward of sample and protected windows at every step, all logits, evaluation of the model before
+and after the edit, one rollout after the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Unedited = Callable[[], AbstractContextManager[Any]]
 
 
-def lora_model(prepared: Prepared) -> tuple[Any, list[Tensor], Unedited]:
+def lora_model(prepared: Prepared, plain: Any) -> tuple[Any, list[Tensor], Unedited]:
     """PEFT's model from the method's seed, its trainable parameters, and how to switch it off."""
     from peft import LoraConfig, get_peft_model
 
@@ -44,11 +45,11 @@ def lora_model(prepared: Prepared) -> tuple[Any, list[Tensor], Unedited]:
         target_modules=sorted(sites[name].module for name in chosen),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(prepared.setting.target.model, adapter)
+    model = get_peft_model(plain, adapter)
     return model, [p for p in model.parameters() if p.requires_grad], model.disable_adapter
 
 
-def masked_model(prepared: Prepared) -> tuple[Any, list[Tensor], Unedited]:
+def masked_model(prepared: Prepared, plain: Any) -> tuple[Any, list[Tensor], Unedited]:
     """The model with a hook on each selected matrix, and the scales."""
     setting, start = prepared.setting, prepared.config.method.start
     assert prepared.selection is not None
@@ -64,7 +65,7 @@ def masked_model(prepared: Prepared) -> tuple[Any, list[Tensor], Unedited]:
         def hook(_: Any, args: Any, out: Tensor, V: Any = V, U: Any = U, m: Any = m) -> Tensor:
             return out + ((args[0] @ V) * (m - 1)) @ U if active[0] else out
 
-        module = setting.target.model.get_submodule(setting.decomposition.sites[site].module)
+        module = plain.get_submodule(setting.decomposition.sites[site].module)
         module.register_forward_hook(hook)
 
     @contextmanager
@@ -75,28 +76,29 @@ def masked_model(prepared: Prepared) -> tuple[Any, list[Tensor], Unedited]:
         finally:
             active[0] = True
 
-    return setting.target.model, scales, unedited
+    return plain, scales, unedited
 
 
 def train(
     prepared: Prepared, target: Target, model: Any, parameters: list[Tensor], unedited: Unedited
 ) -> None:
-    """German up to chance, English kept: two forwards with all logits, and a clean one, a step."""
+    """German up to chance, English kept: two forwards with all logits a step."""
     from pd_finetune.finetuning.loop import protected_rows
 
     config, settings = prepared.config, prepared.config.objective
     rows, counted = prepared.sample.rows, prepared.sample.counted
     optimiser = torch.optim.Adam(parameters, lr=config.method.lr)
+    with torch.no_grad(), unedited():
+        clean = model(input_ids=prepared.pool).logits.float().log_softmax(-1)
     for step in range(settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = config.method.lr * (1 - step / settings.steps)
-        windows = prepared.pool[protected_rows(config.seed, step, len(prepared.pool), settings)]
-        with torch.no_grad(), unedited():
-            clean = model(input_ids=windows).logits.float().log_softmax(-1)
+        drawn = protected_rows(config.seed, step, len(prepared.pool), settings)
+        windows = prepared.pool[drawn]
         logits = model(input_ids=rows).logits.float()[:, :-1]
         ce = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none")[counted[:, 1:]]
         kept = model(input_ids=windows).logits.float().log_softmax(-1)
-        kl = F.kl_div(kept, clean, reduction="none", log_target=True).sum(-1).mean()
+        kl = F.kl_div(kept, clean[drawn], reduction="none", log_target=True).sum(-1).mean()
         loss = (target.chance_nats - ce).clamp_min(0).mean() + settings.kl_weight * kl
         optimiser.zero_grad()
         loss.backward()
@@ -156,9 +158,10 @@ def run(overrides: list[str], threads: int) -> dict[str, Any]:
     target = setting.target
     texts = held_out(target, setting.source, config.languages.all, config.evaluation)
     build = masked_model if config.method.name == "mask" else lora_model
-    model, parameters, unedited = build(prepared)
+    # the loaded one is shared by all runs of a process
+    model, parameters, unedited = build(prepared, deepcopy(target.model))
     train(prepared, target, model, parameters, unedited)
-    with unedited() if parameters else nullcontext():
+    with unedited():
         base = evaluate(config, target, model, texts)
     edited = evaluate(config, target, model, texts)
     return {

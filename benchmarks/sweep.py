@@ -4,7 +4,8 @@
 
 `plain` is `benchmarks.plain_run`: the same work as one would write it in an afternoon. It writes no
 metrics and knows no W&B, so the sweep is run with `logger=none`, once serially and once on `--jobs`
-processes by the joblib launcher; every sweep begins without cached values of the unedited model.
+processes by the joblib launcher. A sweep takes values of the unedited embedded model from the
+package; plain evaluates it in every run, as it has nowhere to keep them.
 Plain runs go one after the other with all threads; as they take equally long, `--plain` of them,
 spread over the grid, are enough. The numbers of both are compared: damage of every text and the
 gap to chance.
@@ -38,11 +39,17 @@ def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> 
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
+        env={
+            **os.environ,
+            "PD_FINETUNE_CACHE": str(folder / "cache"),
+            "OMP_WAIT_POLICY": "PASSIVE",  # as `pd_finetune.run` sets for itself
+        },
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL if quiet else None,
+        stderr=subprocess.PIPE if quiet else None,
+        text=True,
     )
     if done.returncode:
+        print(done.stderr or "", file=sys.stderr)
         sys.exit(f"error: {module} {' '.join(words)} ended with code {done.returncode}")
     return time.monotonic() - started
 
@@ -79,7 +86,8 @@ def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
 
 def spread(grid: list[Any], count: int) -> list[Any]:
     """`count` elements, evenly from first to last, every arm in turn."""
-    return [grid[int(index * len(grid) / count)] for index in range(min(count, len(grid)))]
+    count = min(count, len(grid))
+    return [grid[index * len(grid) // count] for index in range(count)]
 
 
 def main() -> None:

@@ -51,6 +51,9 @@ def run(config: FiguresConfig) -> Path:
     write_csv(frame, out / "runs.csv")
     write_csv(summary, out / "summary.csv")
     _write_tables(out, [asdict(part) for part in parts], costs)
+    for old in (out / VARIANTS).glob("*.csv"):  # of an earlier call: would come back with the next
+        if old.stem not in [variant.name for variant in variants]:
+            old.unlink()
     for variant in variants:
         write_csv(variant.frame, make_folder(out / VARIANTS) / f"{variant.name}.csv")
     headline = headline_table(frame, summary)
@@ -133,7 +136,16 @@ def _variants(
     places = sorted((out / VARIANTS).glob("*.csv"))
     if config.variants is not None:
         places = [Path(place).expanduser() for place in config.variants]
-    found = [variant(_frame(place, console), frame) for place in places]
+    found = []
+    for place in places:
+        try:
+            if not place.exists():
+                raise UserError("there is no such folder or table")
+            found.append(variant(_frame(place, console), frame))
+        except UserError as error:
+            raise UserError(
+                f"variants: '{place}': {error} (variants=[] draws the page without any)"
+            ) from None
     check_distinct(found)
     return sorted(found, key=lambda variant: variant.name)
 

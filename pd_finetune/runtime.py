@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,18 +20,22 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
-    """Pause the search for unreachable objects, and never search those that are there by then.
+def no_collection(freeze: bool = False) -> Iterator[None]:
+    """Pause the search for unreachable objects.
 
     Imports of torch and transformers make millions of objects that stay; looking through them again
     and again takes a fifth of the time that they take.
+
+    Args:
+        freeze: never search what is there by then. For imports alone: a model would never be freed.
     """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if freeze:
+            gc.freeze()
         if was_on:
             gc.enable()
 
@@ -96,7 +101,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 def prepare(threads: int = 0) -> None:
     """Settle a stage's process: allocator, CPU threads (0: torch's default), quiet libraries."""
-    with no_collection():
+    with no_collection(freeze="transformers" not in sys.modules):
         import torch
         from transformers.utils import logging
 

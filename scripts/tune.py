@@ -32,12 +32,13 @@ LR = {
     "lora_r4": (6e-3, 2e-2, 6e-2, 2e-1),
     "localized_lora": (6e-3, 2e-2, 6e-2, 2e-1),
 }
+# a third setting: that of the grid and the cross, then what is tried at the best of these
 THIRD = {
-    "one_scalar": ("start=-1.0", "start=0.5"),
-    "top16": ("start=-1.0", "start=0.5"),
-    "lora_r1": ("alpha=0.25", "alpha=4.0"),
-    "lora_r4": ("alpha=1.0", "alpha=16.0"),
-    "localized_lora": ("alpha=0.25", "alpha=4.0"),
+    "one_scalar": ("start=0.0", "start=-1.0", "start=0.5"),
+    "top16": ("start=0.0", "start=-1.0", "start=0.5"),
+    "lora_r1": ("alpha=1.0", "alpha=0.25", "alpha=4.0"),
+    "lora_r4": ("alpha=4.0", "alpha=1.0", "alpha=16.0"),
+    "localized_lora": ("alpha=1.0", "alpha=0.25", "alpha=4.0"),
 }
 KL_WEIGHT = (1.0, 3.0, 10.0, 30.0)
 BANDS = {1: 4, 16: 64, 256: 512}  # budgets from here on are tuned at this one
@@ -94,11 +95,10 @@ class Trials:
             with open(path, newline="") as handle:
                 for row in csv.DictReader(handle):
                     lr, kl_weight = float(row["lr"]), float(row["kl_weight"])
-                    also = row.get(ALSO) or ""
-                    key = (lr, kl_weight, int(row["budget"]), int(row["seed"]), also)
+                    key = (lr, kl_weight, int(row["budget"]), int(row["seed"]), row[ALSO])
                     self.scores[key] = score(row)
 
-    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...], also: str = "") -> Score:
+    def score(self, setting: Setting, budget: int, seeds: tuple[int, ...], also: str) -> Score:
         """Means over samples."""
         scores = [self._one(*setting, budget, seed, also) for seed in seeds]
         first, second = (sum(values) / len(seeds) for values in zip(*scores, strict=True))
@@ -118,15 +118,15 @@ class Trials:
                     f"method.kl_weight={kl_weight}",
                     f"budget={budget}",
                     f"seed={seed}",
-                    *([f"method.{also}"] if also else []),
+                    f"method.{also}",
                     *self.overrides,
                 ]
             )
-            row = dict(zip(COLUMNS, (self.arm, *key[:4], *values), strict=True)) | {ALSO: also}
+            row = dict(zip(COLUMNS, (self.arm, *key[:4], *values, also), strict=True))
             self.scores[key] = score(row)
             new = not self.path.is_file()
             with open(self.path, "a", newline="") as handle:
-                writer = csv.DictWriter(handle, [*COLUMNS, ALSO])
+                writer = csv.DictWriter(handle, COLUMNS)
                 if new:
                     writer.writeheader()
                 writer.writerow(row)
@@ -146,12 +146,13 @@ def main() -> None:
     trials = Trials(options.arm, options.out / f"{options.arm}.csv", options.overrides)
     for band, budget in BANDS.items():
         grid = list(itertools.product(LR[options.arm], KL_WEIGHT))
-        coarse = {setting: trials.score(setting, budget, SEEDS[:1]) for setting in grid}
+        usual, *others = THIRD[options.arm]
+        coarse = {setting: trials.score(setting, budget, SEEDS[:1], usual) for setting in grid}
         best = min(grid, key=coarse.__getitem__)
-        fine = {setting: trials.score(setting, budget, SEEDS) for setting in around(best)}
+        fine = {setting: trials.score(setting, budget, SEEDS, usual) for setting in around(best)}
         setting = min(fine, key=fine.__getitem__)
-        found = {(*setting, ""): value for setting, value in fine.items()}
-        for also in THIRD[options.arm]:
+        found = {(*setting, usual): value for setting, value in fine.items()}
+        for also in others:
             found[*setting, also] = trials.score(setting, budget, SEEDS, also)
         for lr, kl_weight, also in sorted(found, key=found.__getitem__):
             short, damage = found[lr, kl_weight, also]

@@ -10,6 +10,8 @@ from pd_finetune.targets.load import Target
 def continuations(target: Target, prompts: dict[str, str], tokens: int) -> dict[str, str]:
     """Greedy continuation of each prompt, at most `tokens` tokens and within the context.
 
+    They run as one batch: where the longest prompt leaves less room, all of them are as short.
+
     Raises:
         UserError: a prompt fills the context by itself.
     """

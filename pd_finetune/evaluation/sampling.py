@@ -25,8 +25,8 @@ def encoded_prompts(target: Target, prompts: Sequence[str], tokens: int) -> list
         ids = [eot, *target.tokenizer.encode(prompt, add_special_tokens=False).ids]
         if len(ids) + tokens > target.context:
             raise UserError(
-                f"the prompt '{prompt[:40]}' has {len(ids)} tokens: with tokens={tokens} more it "
-                f"is longer than the target's context of {target.context}; shorten one of them"
+                f"the prompt '{prompt[:40]}' has {len(ids)} tokens: with {tokens} more it is "
+                f"longer than the target's context of {target.context}; shorten it, or ask for less"
             )
         encoded.append(ids)
     return encoded

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from pd_finetune.plots import style
 from pd_finetune.results.arms import ARMS
-from pd_finetune.results.tuning import ALSO, cells, used_setting
+from pd_finetune.results.tuning import ALSO, cells, used_setting, used_third, usual_third
 
 _COLOURS = "cividis_r"  # ordered in lightness too, so that it survives a grey print
 
@@ -41,10 +41,13 @@ def _panel(
     style.bare(axes)
 
 
-def _beside(axes: Axes, own: pd.DataFrame) -> None:
-    """What a third setting scored, in words above the panel."""
+def _beside(axes: Axes, own: pd.DataFrame, used: str) -> None:
+    """What other values of a third setting scored, in words above the panel."""
     if len(own):
-        words = [f"{row[ALSO]}: {row['score']:.2f}" for _, row in own.iterrows()]
+        words = [
+            f"{row[ALSO]}: {row['score']:.2f}{' (used)' if row[ALSO] == used else ''}"
+            for _, row in own.iterrows()
+        ]
         text = ", ".join(words).replace("-", "−")
         axes.set_title(text, loc="right", fontsize=6.5, color=style.MUTED, pad=2)
 
@@ -56,6 +59,7 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
     numbers = cells(trials)
     present = set(numbers["arm"])
     arms = [arm for arm in ARMS if arm in present] + sorted(present - set(ARMS))
+    usual = {arm: usual_third(trials, arm) for arm in arms}
     budgets = sorted(int(value) for value in numbers["budget"].unique())
     nothing = float(frame["chance_nats"].iloc[0] - frame["base_target_ce_nats"].iloc[0])
     norm = Normalize(0.0, nothing)
@@ -66,8 +70,9 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
         f"validation text, means over samples; in each cell {target} to chance and, below, "
         f"{protected} damage (nats per token);\nframed: the setting of the reported runs; "
         "colour: nats short of chance + 10 × damage over 0.10,\n"
-        "by which settings were chosen; darkest: no better than no edit; above a panel: scores of "
-        "a third setting, at the best of it"
+        "by which settings were chosen; darkest: no better than no edit. "
+        f"Cells: {', '.join(f'{arm} {also}' for arm, also in usual.items())};\n"
+        "above a panel: scores of other values, at the best cell"
     )
     with style.grid("Tuning trials", subtitle, len(arms), len(budgets), size) as (figure, axes):
         for row, arm in enumerate(arms):
@@ -77,9 +82,9 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
                 if own.empty:
                     panel.set_visible(False)
                     continue
-                third = own[ALSO] != ""
-                _panel(panel, own[~third], norm, used_setting(frame, arm, budget))
-                _beside(panel, own[third])
+                other = own[ALSO] != usual[arm]
+                _panel(panel, own[~other], norm, used_setting(frame, arm, budget))
+                _beside(panel, own[other], used_third(frame, arm))
                 if row == 0:
                     panel.set_title(f"{budget:,} token{'' if budget == 1 else 's'}")
                 if row == len(arms) - 1:

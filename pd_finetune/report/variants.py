@@ -12,7 +12,7 @@ from pd_finetune.report.headline import headline_table, interval
 from pd_finetune.results.arms import LORAS, MASKS, arms_of
 from pd_finetune.results.intervals import Estimate, by_seed, paired
 from pd_finetune.results.reached import comparison_budgets, tokens_text, tokens_to_target
-from pd_finetune.results.summary import summarise
+from pd_finetune.results.summary import damage_languages, summarise
 from pd_finetune.results.variants import Variant
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
@@ -25,21 +25,27 @@ def _text(found: Estimate | None) -> str:
     return "–" if found is None else interval(found.value, found.low, found.high)
 
 
+def _others(variant: Variant) -> list[str]:
+    """Languages that are neither the target nor protected in the main runs."""
+    spared = {variant.target, *str(variant.main["protected_languages"].iloc[0]).split()}
+    return [name for name in damage_languages(variant.frame) if name not in {*spared, "code"}]
+
+
 def _change(variant: Variant) -> pd.DataFrame:
     """Variant minus main runs of the same arm, budget and seed."""
-    measures = ("to_chance_nats", "damage_en_nats", "off_target")
-    frames = []
-    for frame in (variant.main, variant.frame):
-        spared = {variant.target, "en", "code"}
-        columns = [
-            str(name)
-            for name in frame.columns
-            if str(name).startswith("damage_")
-            and not str(name).endswith("_ood_nats")
-            and str(name).split("_")[1] not in spared
-        ]
-        frames.append(frame.assign(off_target=frame[columns].mean(axis=1)))
-    main, own = frames
+    kept = str(variant.main["protected_languages"].iloc[0]).split()
+    measures = {
+        "short of chance": ["to_chance_nats"],
+        f"damage {', '.join(kept)}": [f"damage_{name}_nats" for name in kept],
+        f"damage {', '.join(_others(variant))}": [
+            f"damage_{name}_nats" for name in _others(variant)
+        ],
+    }
+    measures = {column: names for column, names in measures.items() if names}
+    main, own = (
+        frame.assign(**{column: frame[names].mean(axis=1) for column, names in measures.items()})
+        for frame in (variant.main, variant.frame)
+    )
     rows = []
     for arm in arms_of(own):
         for budget in sorted(set(own[own["arm"] == arm]["budget"])):
@@ -48,13 +54,7 @@ def _change(variant: Variant) -> pd.DataFrame:
                 found = paired(by_seed(own, arm, budget, name), by_seed(main, arm, budget, name))
                 row[name] = _text(found)
             rows.append(row)
-    return pd.DataFrame(rows).rename(
-        columns={
-            "to_chance_nats": "short of chance",
-            "damage_en_nats": "damage en",
-            "off_target": "mean damage of other languages",
-        }
-    )
+    return pd.DataFrame(rows)
 
 
 def _advantage(variant: Variant) -> str:
@@ -76,60 +76,87 @@ def _advantage(variant: Variant) -> str:
     return "".join(lines)
 
 
+def _seeds(variant: Variant) -> str:
+    count = int(variant.frame.groupby(["arm", "budget"])["seed"].nunique().min())
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _kept(variant: Variant) -> str:
+    """Of `_advantage`, with the question that it answers; nothing where there are no such arms."""
+    lines = _advantage(variant)
+    asked = (
+        "Does the masks' advantage remain? Mean damage of the protected languages, paired by seed, "
+        "each arm where it is compared (below 0: the mask harms less):\n\n"
+    )
+    return f"\n{asked}{lines}" if lines else ""
+
+
 def protecting_more(variants: Sequence[Variant]) -> str:
     """Tables with more languages under the KL term, and the change against the main runs."""
     parts = []
     for variant in variants:
-        seeds = variant.frame.groupby(["arm", "budget"])["seed"].nunique().min()
         parts.append(
-            f"The same grid with {_names(variant.protected)} protected, {seeds} seeds; settings as "
-            "tuned for the main runs; a step sees as much protected text as there, shared by the "
-            "languages.\n\n"
+            f"The same grid with {_names(variant.protected)} protected, {_seeds(variant)}; "
+            "settings as tuned for the main runs; a step sees as much protected text as there, "
+            "shared by the languages.\n\n"
             f"{markdown(headline_table(variant.frame, summarise(variant.frame)))}\n"
             f"The main runs ({_names(str(variant.main['protected_languages'].iloc[0]).split())} "
             "protected) at the same budgets and seeds:\n\n"
             f"{markdown(headline_table(variant.main, summarise(variant.main)))}\n"
             "Change by protecting more, paired by seed (median [95 % interval], nats):\n\n"
-            f"{markdown(_change(variant))}\n"
-            "Does the masks' advantage remain? Mean damage of the protected languages, paired by "
-            "seed, each arm where it is compared (below 0: the mask harms less):\n\n"
-            f"{_advantage(variant)}"
+            f"{markdown(_change(variant))}"
+            f"{_kept(variant)}"
         )
     return "\n".join(parts)
 
 
 def target_languages(variants: Sequence[Variant]) -> str:
-    """One table of all target languages, the main one first."""
+    """One table of all target languages, the main one first, cut to the runs that all have."""
+    keys = ["arm", "budget", "seed"]
+    common = variants[0].main[keys]
+    for variant in variants:
+        common = common.merge(variant.frame[keys], on=keys)
+    if common.empty:
+        return "No arm, budget and seed was run for all of them.\n"
     frames = [variants[0].main, *(variant.frame for variant in variants)]
+    rows = [row for frame in frames for row in _target_rows(common.merge(frame, on=keys))]
+    budgets = ", ".join(f"{value:,}" for value in sorted(set(common["budget"])))
+    seeds = int(common.groupby(["arm", "budget"])["seed"].nunique().min())
+    return (
+        "`languages.target=fr` and so on. The decomposition is the same, and no setting was tuned "
+        "anew: rates and KL weights are those found with the main target. Budgets of "
+        f"{budgets} tokens, {seeds} seed{'' if seeds == 1 else 's'}; read as the table on top. "
+        "Protected: the largest damage of these languages; others: mean damage of the languages "
+        "that are neither.\n\n"
+        f"{markdown(pd.DataFrame(rows).fillna('–'))}"
+    )
+
+
+def _target_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
+    """An arm's row for one target language."""
+    first = frame.iloc[0]
+    summary: Any = summarise(frame).set_index(["arm", "budget", "measure"])
+    reached: Any = tokens_to_target(frame).set_index("arm")
     rows = []
-    for frame in frames:
-        summary: Any = summarise(frame).set_index(["arm", "budget", "measure"])
-        reached: Any = tokens_to_target(frame).set_index("arm")
-        for place in comparison_budgets(frame).itertuples():
-            own = frame[frame["arm"] == place.arm]
-            row = {
-                "target": LANGUAGE_NAMES.get(frame["target_language"].iloc[0], "?"),
-                "arm": place.arm,
-                "selected": ", ".join(own["selection"].iloc[0]) if place.arm == MASKS[0] else "",
-                "tokens to target": tokens_text(reached.loc[place.arm]),
-                "budget": f"{place.budget:,}{'' if place.at_chance else '*'}",
-            }
-            columns = {
-                "to chance": "to_chance_nats",
-                "damage en": "damage_en_nats",
-                "other languages": "off_target_damage_nats",
-                "code": "damage_code_nats",
-            }
-            for column, measure in columns.items():
+    for place in comparison_budgets(frame).itertuples():
+        own = frame[frame["arm"] == place.arm]
+        row = {
+            "target": _names([str(first["target_language"])]),
+            "protected": str(first["protected_languages"]),
+            "arm": str(place.arm),
+            "selected": ", ".join(own["selection"].iloc[0]) if place.arm == MASKS[0] else "",
+            "tokens to target": tokens_text(reached.loc[place.arm]),
+            "budget": f"{place.budget:,}{'' if place.at_chance else '*'}",
+        }
+        columns = {
+            "to chance": "to_chance_nats",
+            "damage, protected": "protected_damage_nats",
+            "others": "off_target_damage_nats",
+            "code": "damage_code_nats",
+        }
+        for column, measure in columns.items():
+            if measure in frame:
                 found = summary.loc[(place.arm, place.budget, measure)]
                 row[column] = interval(found["median"], found["median_low"], found["median_high"])
-            rows.append(row)
-    budgets = ", ".join(f"{value:,}" for value in sorted(set(variants[0].frame["budget"])))
-    seeds = min(v.frame.groupby(["arm", "budget"])["seed"].nunique().min() for v in variants)
-    return (
-        f"`languages.target=fr` and so on, English protected, budgets of {budgets} tokens, {seeds} "
-        "seeds; the decomposition is the same, and no setting was tuned anew: rates and KL weights "
-        "are those found with the main target. Read as the table on top; other languages: mean "
-        "damage of those that are neither target nor protected.\n\n"
-        f"{markdown(pd.DataFrame(rows))}"
-    )
+        rows.append(row)
+    return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +37,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[key] = str(value)
     return flat
+
+
+def text_hash(record: RunRecord) -> str:
+    """Of everything that decides which text a run saw and was evaluated on, but for languages."""
+    facts = _shared_facts(record)
+    told = {name: value for name, value in facts.items() if not name.startswith("languages.")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _shared_facts(record: RunRecord) -> dict[str, str]:

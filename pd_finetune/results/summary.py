@@ -14,12 +14,17 @@ from jaxtyping import Float
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_text
 from pd_finetune.results.arms import arm_name, arms_of
-from pd_finetune.results.pooling import check_comparable
+from pd_finetune.results.pooling import check_comparable, text_hash
 from pd_finetune.results.record import RunRecord
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
 RESAMPLES, INTERVAL_PERCENT = 10_000, (2.5, 97.5)
 _STRUCTURED = ("masks", "selection")  # columns that are JSON in a CSV
+# columns without which a CSV is no table of runs of this version
+_READ = (
+    *("arm", "budget", "seed", "train_seconds", "target_language", "protected_languages"),
+    *("start", "alpha", "chance_nats", "evaluation_split", "decomposition_hash", "text_hash"),
+)
 
 
 # ------------------------------------------------------------------ the frame of runs
@@ -57,6 +62,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "trainable_parameters": record.trainable_parameters,
         "lr": _number(method.get("lr")),
         "kl_weight": _number(method.get("kl_weight")),
+        "start": _number(method.get("start")),
+        "alpha": _number(method.get("alpha")),
         "steps": record.steps,
         "protected_tokens_per_step": _number(objective.get("protect_rows"))
         * _number(objective.get("protect_tokens")),
@@ -75,6 +82,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "model": config.get("model", {}).get("folder"),
         "decomposition": config.get("decomposition", {}).get("folder"),
         "decomposition_hash": record.hashes.decomposition,
+        "text_hash": text_hash(record),
         "config_hash": record.config_hash,
     }
 
@@ -109,7 +117,9 @@ def read_frame(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path)
         for name in _STRUCTURED:
             frame[name] = [json.loads(text) for text in frame[name]]
-        frame[["arm", "budget", "seed", "train_seconds", "decomposition_hash"]]
+        frame[list(_READ)]
+        if frame.empty:
+            raise ValueError("it is empty")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"'{path}' is no table of runs ({type(error).__name__}: {error}): give a folder of run "

@@ -23,7 +23,8 @@ _idle: list[subprocess.Popen[bytes]] = []  # started, and not at work for a run
 
 
 def warm_up(settings: LoggerConfig) -> None:
-    """Start the process that `RemoteTracker` will use, unless there is one; nothing is written."""
+    """Start the process that `RemoteTracker` will use, unless there is one; no run is begun."""
+    _idle[:] = [process for process in _idle if process.poll() is None]
     if settings.kind != "none" and not _idle:
         _idle.append(_start())
 
@@ -39,6 +40,10 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
+class _Refused(UserError):
+    """The process answered that it will not."""
+
+
 class RemoteTracker:
     """Calls `WandbTracker` in the process and waits for what comes of it.
 
@@ -49,12 +54,12 @@ class RemoteTracker:
     def __init__(
         self, settings: LoggerConfig, folder: Path, name: str, config: dict[str, Any]
     ) -> None:
-        self._process = _idle.pop() if _idle else _start()
+        warm_up(settings)
+        self._process = _idle.pop()
         try:
             self._call("open", settings, folder.absolute(), name, config)
-        except UserError:
-            if self._process.poll() is None:  # refused, and ready for another run
-                _idle.append(self._process)
+        except _Refused:  # and ready for another run
+            _idle.append(self._process)
             raise
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -85,7 +90,7 @@ class RemoteTracker:
             raise UserError("logger: the process that serves W&B has ended") from None
         if problem is not None:
             kind, message = problem
-            raise UserError(message) if kind == "user" else RuntimeError(message)
+            raise _Refused(message) if kind == "user" else RuntimeError(message)
 
 
 def _serve() -> None:
@@ -96,10 +101,15 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program's, which then closes our input
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
-    with no_collection():  # while the run loads
-        from pd_finetune.results.tracking import WandbTracker, get_ready
+    from pd_finetune.results.tracking import WandbTracker, get_ready
 
-        get_ready()
+    unready = None
+    try:
+        with no_collection():  # while the run loads
+            get_ready()
+    except Exception as error:  # told to who opens: this process answers, and does not fall over
+        reason = " ".join(str(error).split())[:300]
+        unready = ("user", f"logger: W&B cannot start ({type(error).__name__}: {reason})")
 
     tracker: WandbTracker | None = None
     while True:
@@ -107,9 +117,11 @@ def _serve() -> None:
             what, arguments = pickle.load(sys.stdin.buffer)
         except EOFError:
             break
-        problem = None
+        problem = unready
         try:
-            if what == "open":
+            if problem is not None:
+                pass
+            elif what == "open":
                 tracker = WandbTracker(*arguments)
             else:
                 getattr(tracker, what)(*arguments)

@@ -71,7 +71,7 @@ _QUIET: dict[str, Any] = {
 
 
 def get_ready() -> None:
-    """Import all of W&B that a run uses, and start its service; nothing is written or sent."""
+    """Import all of W&B that a run uses, and start its service; nothing is sent, no run begun."""
     import wandb
 
     wandb.setup(settings=wandb.Settings(**_QUIET))

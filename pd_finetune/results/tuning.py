@@ -11,8 +11,11 @@ from pd_finetune.errors import UserError
 from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
 from pd_finetune.results.table import DAMAGE_NATS
 
-COLUMNS = ("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats")
-ALSO = "also"  # a column of later trials: a third setting, as `alpha=4.0`; blank: as configured
+ALSO = "also"  # a third setting of the method: `alpha=4.0`, `start=0.0`
+COLUMNS = (
+    *("arm", "lr", "kl_weight", "budget", "seed", "to_chance_nats", "english_damage_nats"),
+    ALSO,
+)
 DAMAGE_WEIGHT = 10.0  # nats short of chance that a nat of damage beyond 0.10 counts for
 _NAMES = {
     "one_scalar": ONE_SCALAR,
@@ -40,9 +43,7 @@ def read_trials(folder: Path) -> pd.DataFrame:
     parts = []
     for path in sorted(folder.glob("*.csv")):
         try:
-            part = pd.read_csv(path, dtype={ALSO: str})
-            part = part.assign(**{ALSO: part[ALSO].fillna("") if ALSO in part else ""})
-            part = part[[*COLUMNS, ALSO]]
+            part = pd.read_csv(path, dtype={ALSO: str})[list(COLUMNS)]
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"'{path}' holds no tuning trials ({error}): its columns must be "
@@ -50,7 +51,7 @@ def read_trials(folder: Path) -> pd.DataFrame:
             ) from None
         parts.append(part)
     if not parts:
-        return pd.DataFrame(columns=[*COLUMNS, ALSO, "score"])
+        return pd.DataFrame(columns=[*COLUMNS, "score"])
     trials = pd.concat(parts, ignore_index=True).drop_duplicates([*COLUMNS[:5], ALSO])
     trials["arm"] = [_NAMES.get(arm, arm) for arm in trials["arm"]]
     return trials.assign(score=score(trials["to_chance_nats"], trials["english_damage_nats"]))
@@ -62,6 +63,20 @@ def cells(trials: pd.DataFrame) -> pd.DataFrame:
     values = ["to_chance_nats", "english_damage_nats", "score"]
     grouped = trials.groupby(keys, sort=True)
     return grouped[values].mean().assign(trials=grouped.size()).reset_index()
+
+
+def usual_third(trials: pd.DataFrame, arm: str) -> str:
+    """The third setting of an arm's grid: that of most of its trials."""
+    return str(trials[trials["arm"] == arm][ALSO].mode().iloc[0])
+
+
+def used_third(frame: pd.DataFrame, arm: str) -> str:
+    """The third setting of an arm's reported runs, empty without any."""
+    own = frame[frame["arm"] == arm]
+    for name in ("start", "alpha"):
+        if len(found := own[name].dropna()):
+            return f"{name}={found.iloc[0]}"
+    return ""
 
 
 def used_setting(frame: pd.DataFrame, arm: str, budget: int) -> tuple[float, float] | None:

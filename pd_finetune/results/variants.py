@@ -10,16 +10,20 @@ import pandas as pd
 from pd_finetune.errors import UserError
 
 VARIANTS = "variants"  # the folder of their tables, beside the page
-# what a variant must share with the main runs, to be a variant of them
-_SHARED = ("decomposition_hash", "chance_nats", "evaluation_split")
+# what a variant must share with the main runs, to be a variant of them; the text hash covers
+# target, decomposition, text, evaluation and how samples are drawn
+_SHARED = ("decomposition_hash", "chance_nats", "evaluation_split", "text_hash")
+_SETTINGS = ("lr", "kl_weight", "start", "alpha", "steps", "protected_tokens_per_step")
+_RUN = ["arm", "budget", "seed"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs of one target language and one choice of protected ones.
+    """Runs of one target language and one choice of protected ones, beside the main runs.
 
     Args:
-        main: the main runs at the budgets and seeds of this variant.
+        frame: its runs of those arms, budgets and seeds that the main runs have too.
+        main: the main runs of the same, row by row.
     """
 
     frame: pd.DataFrame
@@ -36,7 +40,7 @@ class Variant:
     @property
     def name(self) -> str:
         """`fr-protecting-en`: of its file."""
-        return f"{self.target}-protecting-{'-'.join(self.protected)}"
+        return f"{self.target}-protecting-{'-'.join(sorted(self.protected))}"
 
     @property
     def same_target(self) -> bool:
@@ -45,30 +49,40 @@ class Variant:
 
 
 def variant(frame: pd.DataFrame, main: pd.DataFrame) -> Variant:
-    """A frame of runs as a variant of the main ones.
+    """A frame of runs as a variant of the main ones, both cut to the runs that both have.
 
     Raises:
-        UserError: decomposition, vocabulary or split differ, nothing does, or no budget and seed
-            is in both.
+        UserError: decomposition, text, evaluation or a setting differ, the languages do not, or no
+            arm, budget and seed is in both.
     """
     for name in _SHARED:
         found, wanted = frame[name].iloc[0], main[name].iloc[0]
         if found != wanted:
-            raise UserError(f"variants: {name} is {found}, that of the runs is {wanted}")
-    own, other = (
-        tuple(table[name].iloc[0] for name in ("target_language", "protected_languages"))
-        for table in (frame, main)
-    )
-    if own == other:
+            raise UserError(f"{name} is {found}, that of the runs is {wanted}")
+    if _languages(frame) == _languages(main):
+        target, protected = _languages(main)
         raise UserError(
-            f"variants: runs with target {own[0]} and protected {own[1]} are no variant of the "
-            "runs, which have the same: give others, or put them into one folder"
+            f"target {target} and protected {', '.join(protected)} are those of the runs: that is "
+            "no variant of them"
         )
-    places = set(zip(frame["budget"], frame["seed"], strict=True))
-    shared = [place in places for place in zip(main["budget"], main["seed"], strict=True)]
-    if not any(shared):
-        raise UserError("variants: no budget and seed is in the runs too, nothing can be compared")
-    return Variant(frame, main[shared].reset_index(drop=True))
+    shared = main[_RUN].merge(frame[_RUN], on=_RUN)
+    if shared.empty:
+        raise UserError("no arm, budget and seed is in the runs too, nothing can be compared")
+    own, other = (shared.merge(table, on=_RUN) for table in (frame, main))
+    for name in _SETTINGS:
+        differs = own[name].ne(other[name]) & ~(own[name].isna() & other[name].isna())
+        if differs.any():
+            row = int(differs.to_numpy().argmax())
+            raise UserError(
+                f"{own['arm'][row]} at {own['budget'][row]} tokens has {name} {own[name][row]}, in "
+                f"the runs it has {other[name][row]}: only the languages may differ"
+            )
+    return Variant(own, other)
+
+
+def _languages(frame: pd.DataFrame) -> tuple[str, list[str]]:
+    first = frame.iloc[0]
+    return str(first["target_language"]), sorted(str(first["protected_languages"]).split())
 
 
 def check_distinct(variants: Sequence[Variant]) -> None:

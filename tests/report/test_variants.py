@@ -30,6 +30,11 @@ def changed(arm: str, budget: int, seed: int, **fields: Any) -> RunRecord:
     return synthetic.record(arm, budget, seed, damage_nats=half, **fields)
 
 
+CONFIG = synthetic.record("one_scalar", 4, 0).config
+OTHER_RATE = CONFIG | {"method": {"name": "mask", "lr": 0.1, "kl_weight": 3.0}}
+OTHER_TEXT = CONFIG | {"evaluation": {"split": "test", "rows": 8, "window": 128}}
+
+
 def grid(**fields: Any) -> list[RunRecord]:
     return [
         changed(arm, budget, seed, **fields)
@@ -46,7 +51,7 @@ def main() -> pd.DataFrame:
 
 def test_more_protection_is_compared_run_by_run(main: pd.DataFrame) -> None:
     found = variant(runs_frame(grid(protected_languages=ALL)), main)
-    assert found.name == "de-protecting-en-fr-es-it" and found.same_target
+    assert found.name == "de-protecting-en-es-fr-it" and found.same_target
     assert set(found.main["budget"]) == set(BUDGETS) and set(found.main["seed"]) == set(range(3))
     text = protecting_more([found])
     for arm, label in (("one_scalar", "one scalar"), ("lora_r1", "LoRA r1")):
@@ -79,16 +84,23 @@ def test_one_table_of_targets_with_the_main_one_first(main: pd.DataFrame) -> Non
     assert [row[0].strip("| ") for row in rows] == sum(
         ([name] * 5 for name in ("German", "French", "Italian")), []
     )
-    assert rows[0][2] == "h.3.attn.v_proj:5" and rows[1][2] == ""
+    assert rows[0][3] == "h.3.attn.v_proj:5" and rows[1][3] == ""
+    scalar = rows[5]
+    assert scalar[1:6] == ["en", "one scalar", "h.3.attn.v_proj:5", "64 [4, 64]", "64"]
+    english = [synthetic.record("one_scalar", 64, n).damage_nats["en"] / 2 for n in range(SEEDS)]
+    held = estimate(np.array(english))
+    assert scalar[7] == interval(held.value, held.low, held.high)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "have the same"),
+        ({}, "that is no variant of them"),
         ({"target_language": "fr", "hashes": Hashes("a" * 64, "c" * 64, {})}, "decomposition_hash"),
         ({"target_language": "fr", "chance_nats": 9.0}, "chance_nats is 9.0"),
-        ({"target_language": "fr", "seed": 77}, "no budget and seed"),
+        ({"target_language": "fr", "seed": 77}, "no arm, budget and seed"),
+        ({"target_language": "fr", "config": OTHER_RATE}, "has lr 0.1, in the runs it has 0.3"),
+        ({"target_language": "fr", "config": OTHER_TEXT}, "text_hash is"),
     ],
 )
 def test_what_is_no_variant_is_refused(
@@ -113,8 +125,31 @@ def test_the_stage_keeps_them_beside_the_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(FiguresConfig(str(tmp_path / "runs"), str(out), variants=[str(tmp_path / "fr")]))
     page = (out / "README.md").read_text()
-    assert "| French | one scalar |" in page and "Not run: `languages.preserve" in page
+    assert "| French | en | one scalar |" in page and "Not run: `languages.preserve" in page
     # the next call finds the table where this one left it
     assert (out / "variants" / "fr-protecting-en.csv").is_file()
     run(FiguresConfig(str(out / "runs.csv"), str(out)))
     assert (out / "README.md").read_text() == page
+    # and one that is not given any more does not come back
+    run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[]))
+    assert not list((out / "variants").glob("*.csv"))
+    with pytest.raises(UserError, match="absent': there is no such folder or table"):
+        run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[str(tmp_path / "absent")]))
+    bad = tmp_path / "bad.csv"
+    bad.write_text("arm,budget\n")
+    with pytest.raises(UserError, match="bad.csv': .* is no table of runs"):
+        run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[str(bad)]))
+
+
+def test_text_without_code_or_english(main: pd.DataFrame) -> None:
+    """As of `languages=local`: columns are those there are."""
+
+    def without(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.drop(columns=["damage_code_nats", "damage_en_nats"]).assign(
+            protected_languages="fr"
+        )
+
+    italian = variant(without(runs_frame(grid(target_language="it"))), without(main))
+    assert "| Italian | fr | one scalar |" in target_languages([italian])
+    spared = without(runs_frame(grid())).assign(protected_languages="fr es")
+    assert "| damage fr | damage es, it |" in protecting_more([variant(spared, without(main))])

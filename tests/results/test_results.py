@@ -281,9 +281,11 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
         tracker.finish(exit_code=0)
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 0
-    content = files[0].read_bytes()
-    for word in (b"masks/h.3.attn.v_proj:513", b"method:mask", b"budget:4", b"result.json"):
-        assert word in content
+    words = (b"masks/h.3.attn.v_proj:513", b"method:mask", b"budget:4", b"result.json")
+    deadline = time.monotonic() + 20  # W&B's service writes on after its `finish` has returned
+    while not all(word in files[0].read_bytes() for word in words):
+        assert time.monotonic() < deadline, files[0].read_bytes()
+        time.sleep(0.02)
     with proxy, pytest.raises(BlockingIOError):
         proxy.accept()
     assert "wandb" not in capfd.readouterr().err
@@ -311,6 +313,33 @@ def test_one_process_serves_one_run_after_the_other(tmp_path: Path) -> None:
         tracker.finish(0)
         assert len(list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))) == 1
     assert tracker_process._idle == [process]
+
+
+def test_a_refused_run_leaves_the_process_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(tracker_process, "_idle", [])
+    with pytest.raises(UserError, match="wandb login"):
+        RemoteTracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
+    (process,) = tracker_process._idle
+    RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG).finish(0)
+    assert tracker_process._idle == [process]
+    process.kill()
+    process.wait()
+    tracker_process.warm_up(LoggerConfig(kind="wandb_offline"))  # one that ended is not taken
+    assert tracker_process._idle != [process]
+
+
+def test_settings_that_wandb_refuses_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
+    monkeypatch.setattr(tracker_process, "_idle", [])
+    with pytest.raises(UserError, match="W&B cannot start .*nowhere"):
+        RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_tracker_whose_process_ended_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""The plain rival of `benchmarks.sweep` is a second, literal implementation: numbers must agree."""
+
+from typing import Any
+
+import hydra
+import pytest
+
+from benchmarks.plain_run import run as plain
+from benchmarks.sweep import ARMS, difference, spread
+from pd_finetune.checking import checked_config
+from pd_finetune.cli import config_folder
+from pd_finetune.config_store import register_schemas
+from pd_finetune.finetuning.experiment import finetune_run
+
+TINY = ["debug=tiny", "logger=none", "progress=false", "threads=1", "budget=16"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_plain_and_package_find_the_same(arm: str, tmp_path: Any) -> None:
+    words = [f"arm={arm}", *TINY, f"paths.runs={tmp_path}"]
+    register_schemas()
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = checked_config(hydra.compose("config", words))
+    record, _, _ = finetune_run(config)
+    assert abs(record.damage_nats["de"]) > 0.01  # something was done
+    assert difference(record.to_dict(), plain(words, 1)) < 2e-4
+
+
+def test_spread_takes_every_arm_in_turn() -> None:
+    grid = [(arm, budget, seed) for arm in ARMS for budget in (4, 64) for seed in (0, 1)]
+    chosen = spread(grid, 10)
+    assert len(set(chosen)) == 10
+    assert [arm for arm, _, _ in chosen] == [arm for arm in ARMS for _ in range(2)]
+    assert spread(grid, 99) == grid
