@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pd_finetune.files import replacing
@@ -212,6 +213,9 @@ def mark_level(
         color=MUTED,
         horizontalalignment="right" if right else "left",
         verticalalignment="bottom" if above else "top",
+        # readable where another level or a mark runs through it
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=4,
     )
 
 
