@@ -18,6 +18,7 @@ from pd_finetune.results.reached import comparison_budgets
 from pd_finetune.results.rollouts import read_rollouts
 from pd_finetune.results.summary import read_frame, runs_frame, summarise
 from pd_finetune.results.tuning import read_trials
+from pd_finetune.results.variants import VARIANTS, variant
 from tests.plots import synthetic
 
 SHIPPED = Path(__file__).parent.parent.parent / "results" / "embedded"
@@ -39,6 +40,7 @@ def shipped() -> Findings:
         [name for name in CAPTIONS if (SHIPPED / f"{name}.png").is_file()],
         texts,
         Costs(prepared, spent, break_even(frame, prepared, spent)),
+        [variant(read_frame(path), frame) for path in sorted((SHIPPED / VARIANTS).glob("*.csv"))],
     )
 
 
