@@ -94,7 +94,7 @@ def _panel(axes: Axes, own: pd.DataFrame, styles: dict[str, style.Look]) -> None
         text, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=style.MUTED
     )
     axes.set_xlabel("edits")
-    axes.legend(fontsize=8.5, loc="upper left")
+    axes.legend(fontsize=8, loc="lower right", handlelength=1.0, borderaxespad=0.0)
 
 
 def draw(frame: pd.DataFrame, table: pd.DataFrame) -> style.Drawing | None:
