@@ -160,7 +160,8 @@ class TokenStatistics:
             active = part.any(0).nonzero().squeeze(1)
             # and few at a time: their products are as wide as the vocabulary
             for some in active.split(512):
-                self.outputs.index_add_(0, some, part[:, some].T.to(mass.dtype) @ mass)
+                product = part[:, some].T.to(mass.dtype) @ mass  # of 16 bits under autocast
+                self.outputs.index_add_(0, some, product.float())
 
     def top(self, k: int = TOP_TOKENS) -> dict[str, TopTokens]:
         """Top tokens of both sides, `in` and `out`."""
