@@ -16,7 +16,7 @@ def run(config: DecomposeConfig) -> Path:
 
     from pd_finetune.decomposition.memory import memory_line
     from pd_finetune.decomposition.quality import evidence, print_evidence
-    from pd_finetune.decomposition.store import save_decomposition
+    from pd_finetune.decomposition.store import load_decomposition, save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.distributed import local_device, workers
     from pd_finetune.errors import UserError
@@ -57,7 +57,8 @@ def run(config: DecomposeConfig) -> Path:
                 "give some, or a shorter recipe.window"
             )
     ids = torch.from_numpy(np.concatenate(list(rows.values()))).to(target.model.device)
-    trainer = Trainer(target, config, batches, out, team)
+    start = None if config.start_from is None else load_decomposition(config.start_from, target)
+    trainer = Trainer(target, config, batches, out, team, start)
     if team.is_main:
         print(memory_line(trainer.memory_bytes()), flush=True)
     trainer.train()

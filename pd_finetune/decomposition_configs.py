@@ -142,6 +142,7 @@ class DecomposeConfig(StageConfig):
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = field(default_factory=QualityConfig)
     initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
+    start_from: str | None = None  # a stored decomposition whose V, U and CI function begin
     checkpoint_steps: int = 250
     log_steps: int = 50
     micro_batch: int = 0  # rows that a process takes at a time; 0: its whole share of recipe.rows
@@ -158,6 +159,10 @@ class DecomposeConfig(StageConfig):
         self.mixture = {name: share for name, share in self.mixture.items() if share != 0}
         require_mixture(self.mixture, self.languages.all)
         one_of("initial", self.initial, ("row_space", "free"))
+        require(
+            self.start_from is None or self.toy is None,
+            f"start_from={self.start_from} is for language models: a toy starts anew",
+        )
         if self.toy is not None:
             self.sites = dict(self.toy.sites)
         require(

@@ -11,20 +11,15 @@ end while the others go on. Writes <out>/summary.csv (a row per run and site), <
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
+from decomposed import decomposed
 
-from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.config_store import register_schemas
-from pd_finetune.decompose import run
-from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.results.summary import write_csv
@@ -52,23 +47,6 @@ MEASURES = {
     "mse_fresh_adversary": "MSE fresh adversary",
     "mse_zero": "MSE zero-masked",
 }
-
-
-def decomposed(words: list[str]) -> dict[str, Any]:
-    """The record of one decomposition, made unless it is there with the same settings."""
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("decompose", words))
-    assert isinstance(config, DecomposeConfig)
-    path = Path(config.out) / "decomposition.json"
-    if not path.is_file() or not _same(json.loads(path.read_text()), config):
-        run(config)
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
-
-
-def _same(record: dict[str, Any], config: DecomposeConfig) -> bool:
-    wanted = json.loads(json.dumps(asdict(config)))
-    return all(record["config"].get(name) == wanted[name] for name in SETTINGS)
 
 
 def rows_of(variant: str, seed: int, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,7 +114,7 @@ def main() -> None:
             own = [*VARIANTS[variant], f"seed={seed}", f"out='{folder}'", *words]
             print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
             try:
-                record = decomposed(own)
+                record = decomposed(own, SETTINGS)
             except (UserError, TrainingError) as error:
                 failures.append(f"{variant}, seed {seed}: {error}")
                 continue

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.errors import UserError
 
 
 def fit_to_weight(weight: Tensor, C: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -59,3 +62,33 @@ def initialise(
         V, U = INITIAL[initial](weight_at(model, site).float(), site.C, generator)
         components.V(name).copy_(V)
         components.U(name).copy_(U)
+
+
+@torch.no_grad()
+def begin_with(start: Decomposition, components: Subcomponents, ci_function: CIFunction) -> None:
+    """Take V, U and the causal-importance function of another decomposition of the same target.
+
+    Raises:
+        UserError: it has other sites, other numbers of subcomponents or a CI function of another
+            size.
+    """
+    for name in sorted({*components.sites, *start.sites}):
+        asked, found = (
+            sites[name].C if name in sites else 0 for sites in (components.sites, start.sites)
+        )
+        if asked != found:
+            raise UserError(
+                f"start_from has {found} subcomponents at {name}, sites asks for {asked}: "
+                "give the same sites, or leave start_from out"
+            )
+    shapes, others = (
+        {name: value.shape for name, value in function.state_dict().items()}
+        for function in (ci_function, start.ci_function)
+    )
+    if shapes != others:
+        raise UserError(
+            "start_from has a causal-importance function of another size: give the same "
+            "ci_function as its record states, or leave start_from out"
+        )
+    components.load_state_dict(start.components.state_dict())
+    ci_function.load_state_dict(start.ci_function.state_dict())

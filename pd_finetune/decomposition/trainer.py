@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
-from pd_finetune.decomposition.initialise import initialise
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.initialise import begin_with, initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.micro_batch import micro_batches
@@ -47,6 +48,7 @@ class Trainer:
         batch_at: the batch of a step, a function of the step alone (so that a resume repeats it).
         folder: where `checkpoint.pt` and `metrics.jsonl` go.
         workers: the processes that share each batch.
+        start: a decomposition to begin with, in place of a fit to the weights.
     """
 
     target: Decomposable
@@ -54,6 +56,7 @@ class Trainer:
     batch_at: BatchAt
     folder: Path
     workers: Workers = field(default_factory=Workers)
+    start: Decomposition | None = None
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -70,6 +73,8 @@ class Trainer:
         hostile, others = self._rows()
         self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         initialise(self.components, model, config.seed, config.initial)
+        if self.start is not None:
+            begin_with(self.start, self.components, self.ci_function)
         total = sum(self.ci_function.C)
         sources = None
         if recipe.adversary:
@@ -232,7 +237,8 @@ class Trainer:
             del config["recipe"]["adversary_warmup_fraction"]
         if self.config.ci_function.kind == "transformer":
             del config["ci_function"]["kind"]  # as in checkpoints older than the choice
-        return {"target": self.target.hash, **{name: config[name] for name in kept}}
+        start = {} if self.start is None else {"start": self.start.hash}
+        return {"target": self.target.hash, **start, **{name: config[name] for name in kept}}
 
     def save(self, path: Path) -> None:
         """Write the whole state atomically, then the metrics so far; the main process does."""

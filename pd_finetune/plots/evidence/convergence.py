@@ -1,0 +1,44 @@
+"""Training curves of one or several decompositions: have they flattened?"""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from pd_finetune.plots import style
+
+PANELS = {
+    "ci_l0": "CI-L0 [per token]",
+    "stochastic_kl_nats": "KL stochastic rows [nats]",
+    "adversarial_kl_nats": "KL adversarial rows [nats]",
+}
+
+
+def draw(curves: pd.DataFrame, by: str) -> style.Drawing:
+    """Each value against training steps, a line per decomposition.
+
+    Args:
+        curves: a row per decomposition and logged step: `by`, `step`, the columns of `PANELS`
+            (means over the steps since the row before).
+        by: the column that tells the decompositions apart; a colour scale where it is a number.
+    """
+    names = list(dict.fromkeys(curves[by]))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(names)))
+    subtitle = f"means over logged windows of training steps; colour: {by.replace('_', ' ')}"
+    size = (9.6, 3.4)
+    with style.grid("Training curves", subtitle, 1, len(PANELS), size) as (figure, axes):
+        for panel, (column, label) in zip(axes[0], PANELS.items(), strict=True):
+            panel.set_title(label)
+            panel.set_xlabel("step")
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+            for name, colour in zip(names, colours, strict=True):
+                own = curves[curves[by] == name]
+                label = f"{name:.2g}" if isinstance(name, float) else str(name)
+                panel.plot(own["step"], own[column], color=colour, linewidth=1.4, label=label)
+        axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+    return style.Drawing(figure, curves)

@@ -1,0 +1,177 @@
+"""The front: decompositions of the embedded target at several minimality coefficients.
+
+    python scripts/front.py --work runs/front --out results/decomposition [key=value ...]
+
+Each is trained (`experiment=front`) and measured by `pd_finetune.quality` on held-out text. What is
+finished with the same settings is not done again, a killed training goes on from its checkpoint,
+and a failure is named at the end while the others go on. `--only` does a part of the work, for
+several machines or cores over one folder. Words at the end reach every decomposition.
+
+Writes front.csv (a row per decomposition), curves.csv (a row per decomposition and logged window of
+its training), their pictures, and front.md: the table, the rule, and which one it chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from decomposed import composed, decomposed
+
+from pd_finetune import quality
+from pd_finetune.config_store import register_schemas
+from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.files import make_folder, write_text
+from pd_finetune.plots import style
+from pd_finetune.plots.evidence import convergence, front
+from pd_finetune.results.summary import write_csv
+
+COEFFICIENTS = [1e-4, 1.8e-4, 3e-4, 5.6e-4, 1e-3]
+FREQUENCY_SHARE = 1 / 3  # of the minimality coefficient
+RUNGS = [20, 40, 80]  # steps of the fresh adversary
+# what makes two decompositions the same
+SETTINGS = ("sites", "mixture", "recipe", "ci_function", "initial", "start_from", "seed")
+SETTLED = 0.2  # of the training, at its end, over which a change is stated
+MOST_KL_SHARE = 0.02  # of the rule, see `choose`
+COLUMNS = {
+    "coefficient": "minimality",
+    "ci_l0": "CI-L0",
+    "ci_l0_above_0.1": "above 0.1",
+    "alive": "alive",
+    "kl_unmasked": "KL unmasked",
+    "kl_stochastic": "stochastic",
+    "kl_ci_masked": "CI-masked",
+    "kl_rounded": "rounded",
+    "kl_fresh_20": "fresh 20",
+    "kl_fresh_40": "fresh 40",
+    "kl_fresh_80": "fresh 80",
+    "change_ci_l0": "change of L0",
+    "change_adversarial_kl_nats": "of adversarial KL",
+}
+
+
+def point(coefficient: float, work: Path, words: list[str]) -> tuple[dict[str, Any], pd.DataFrame]:
+    """One decomposition's row of the front and its training curve, made where they are missing."""
+    folder = make_folder(work / f"m{coefficient:.2g}")
+    own = [
+        "experiment=front",
+        f"recipe.minimality_coefficient={coefficient}",
+        f"recipe.frequency_coefficient={coefficient * FREQUENCY_SHARE}",
+        f"out='{folder}'",
+    ]
+    record = decomposed([*own, *words], SETTINGS)
+    evidence = measured(folder)
+    curve = pd.DataFrame(record["history"]).assign(coefficient=coefficient)
+    row = {"coefficient": coefficient, **numbers_of(evidence)}
+    row |= {f"change_{name}": change(curve, name) for name in ("ci_l0", "adversarial_kl_nats")}
+    return row | {"steps": len(curve) and int(curve["step"].iloc[-1])}, curve
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """The evidence record of a decomposition's folder, measured where it is missing."""
+    out = folder / "quality"
+    ladder = f"adversary={{rungs: {RUNGS}, restarts: 1, site_steps: 1}}"
+    decomposition = ["decomposition=folder", f"decomposition.folder='{folder}'"]
+    quality.run(composed("quality", [*decomposition, f"out='{out}'", ladder]))
+    record: dict[str, Any] = json.loads((out / quality.RECORD).read_text())
+    return record
+
+
+def numbers_of(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The scalars of an evidence record that stand in the table."""
+    kl = {f"kl_{name}": row["nats"] for name, row in evidence["kl"].items()}
+    fresh = {f"kl_fresh_{rung['steps']}": rung["nats"] for rung in evidence["adversary"]["rungs"]}
+    counts = {name: evidence[name] for name in ("ci_l0", "ci_l0_above_0.1", "alive")}
+    return counts | kl | fresh
+
+
+def change(curve: pd.DataFrame, name: str) -> float:
+    """Relative change between the two halves of the last fifth of a training."""
+    last = curve[curve["step"] > (1 - SETTLED) * curve["step"].max()][name].to_numpy()
+    first, second = last[: len(last) // 2], last[len(last) // 2 :]
+    return float(second.mean() / first.mean() - 1) if len(first) else float("nan")
+
+
+def choose(points: pd.DataFrame) -> float | None:
+    """The rule: the sparsest whose stochastic KL is at most 2 % of the zero-masked one's."""
+    good = points[points["kl_stochastic"] <= MOST_KL_SHARE * points["kl_zero"]]
+    if good.empty:
+        return None
+    return float(good.sort_values("ci_l0")["coefficient"].iloc[0])
+
+
+def page(points: pd.DataFrame, chosen: float | None) -> str:
+    """The table, least coefficient first."""
+    head = list(COLUMNS.values())
+    lines = [head, ["---:"] * len(head)]
+    for _, row in points.sort_values("coefficient").iterrows():
+        cells = [_cell(name, row[name]) for name in COLUMNS]
+        if row["coefficient"] == chosen:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(cells)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    steps = ", ".join(f"{s:,}" for s in sorted(set(points["steps"])))
+    return (
+        "# Sparsity against reconstruction\n\n"
+        f"One decomposition of the embedded target per minimality coefficient, {steps} steps each; "
+        "the frequency\ncoefficient is a third of it. KL in nats per token on held-out text, all "
+        f"sites masked (zero-masked: {points['kl_zero'].mean():.1f},\nrandom masks: "
+        f"{points['kl_random'].min():.2f} to {points['kl_random'].max():.2f}). *Fresh n*: the "
+        "adversary's shared source after n sign steps from one random start.\n*Change*: relative, "
+        "between the two halves of the last fifth of the training.\n\n"
+        f"{table}\nRule: the sparsest whose stochastic KL is at most {MOST_KL_SHARE:.0%} of the "
+        f"zero-masked KL. It chooses {'none' if chosen is None else f'{chosen:.2g}'}.\n"
+    )
+
+
+def _cell(name: str, value: float) -> str:
+    if name.startswith("change"):
+        return f"{value:+.1%}"
+    if name == "alive":
+        return f"{int(value):,}"
+    if name.startswith("ci_l0"):
+        return f"{value:.0f}"
+    return f"{value:.2g}" if name in ("coefficient", "kl_unmasked") else f"{value:.3g}"
+
+
+def main() -> None:
+    """Train and measure what is missing, then write what there is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/front"), help="decompositions")
+    parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
+    parser.add_argument("--coefficients", nargs="+", type=float, default=COEFFICIENTS)
+    parser.add_argument("--only", nargs="+", type=float, help="of these, train and measure no more")
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("--")]
+    options = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    register_schemas()
+    rows, curves, failures = [], [], []
+    for coefficient in options.only or options.coefficients:
+        print(f"minimality {coefficient:g}", file=sys.stderr, flush=True)
+        try:
+            row, curve = point(coefficient, options.work, words)
+        except (UserError, TrainingError) as error:
+            failures.append(f"minimality {coefficient:g}: {error}")
+            continue
+        rows.append(row)
+        curves.append(curve)
+    if rows and not options.only:
+        _write(pd.DataFrame(rows), pd.concat(curves, ignore_index=True), make_folder(options.out))
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _write(points: pd.DataFrame, curves: pd.DataFrame, out: Path) -> None:
+    chosen = choose(points)
+    style.save(front.draw(points, chosen), out, "front")
+    style.save(convergence.draw(curves, "coefficient"), out, "curves")
+    write_csv(points, out / "front.csv")
+    write_text(out / "front.md", page(points, chosen))
+
+
+if __name__ == "__main__":
+    main()
