@@ -1,12 +1,18 @@
 """The first V and U: exact at and above the rank, the best approximation below it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.initialise import fit_freely, fit_to_weight, initialise
 from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.errors import UserError
 from tests.decomposition import parts
 from tests.methods import tiny
 
@@ -103,3 +109,50 @@ def test_a_free_fit_is_exact_and_leaves_the_spaces_of_W(d_in: int, d_out: int, C
         assert torch.linalg.matrix_rank(V) == d_in
     if d_in < C:
         assert torch.linalg.matrix_rank(U) == d_out  # W's columns alone may span less
+
+
+def finished(folder: Path) -> tuple[Trainer, Decomposition]:
+    """A trained start and, as the store gives it, its decomposition."""
+    trainer = Trainer(tiny.target(), parts.config(), parts.batch_at, folder)
+    for _ in range(3):
+        trainer.train_step()
+    found = Decomposition(trainer.components, trainer.ci_function, 10, hash="of the start")
+    return trainer, found
+
+
+def test_a_start_from_another_decomposition_is_that_one(tmp_path: Path) -> None:
+    first, start = finished(tmp_path)
+    config = replace(parts.config(), start_from="somewhere")
+    again = Trainer(tiny.target(), config, parts.batch_at, tmp_path / "again", start=start)
+    for own, other in zip(
+        (*again.components.parameters(), *again.ci_function.parameters()),
+        (*first.components.parameters(), *first.ci_function.parameters()),
+        strict=True,
+    ):
+        assert torch.equal(own, other) and own is not other and own.requires_grad
+    before = [p.clone() for p in first.components.parameters()]
+    again.train_step()
+    assert all(
+        torch.equal(p, b) for p, b in zip(first.components.parameters(), before, strict=True)
+    )
+    # a checkpoint belongs to its start
+    again.folder.mkdir()
+    again.save(again.checkpoint)
+    with pytest.raises(UserError, match="another target or configuration"):
+        Trainer(tiny.target(), parts.config(), parts.batch_at, tmp_path).load(again.checkpoint)
+    other = Decomposition(first.components, first.ci_function, 10, hash="of another")
+    with pytest.raises(UserError, match="another target or configuration"):
+        Trainer(tiny.target(), config, parts.batch_at, tmp_path, start=other).load(again.checkpoint)
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    _, start = finished(tmp_path)
+    sites = parts.config(sites={"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 19})
+    with pytest.raises(UserError, match=r"20 subcomponents at h\.1\.mlp\.c_fc, sites asks for 19"):
+        Trainer(tiny.target(), sites, parts.batch_at, tmp_path, start=start)
+    fewer = parts.config(sites={"h.*.attn.v_proj": 8})
+    with pytest.raises(UserError, match=r"20 subcomponents at h\.1\.mlp\.c_fc, sites asks for 0"):
+        Trainer(tiny.target(), fewer, parts.batch_at, tmp_path, start=start)
+    size = replace(parts.config(), ci_function=replace(parts.SIZE, width=8))
+    with pytest.raises(UserError, match="function of another size"):
+        Trainer(tiny.target(), size, parts.batch_at, tmp_path, start=start)
