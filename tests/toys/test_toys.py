@@ -193,4 +193,4 @@ def test_a_finished_toy_is_not_trained_again(
     after = json.loads((tmp_path / "decomposition.json").read_text())
     assert after == before
     with pytest.raises(UserError, match="another target or configuration"):
-        parts.run_stage("decompose", [*words, "recipe.lr=3e-3"])
+        parts.run_stage("decompose", [*words, "recipe.lr=4e-3"])
