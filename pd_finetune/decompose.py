@@ -14,6 +14,7 @@ def run(config: DecomposeConfig) -> Path:
     import torch
     from hydra.utils import instantiate
 
+    from pd_finetune.decomposition.folder import decomposition_folder
     from pd_finetune.decomposition.memory import memory_line
     from pd_finetune.decomposition.quality import evidence, print_evidence
     from pd_finetune.decomposition.store import load_decomposition, save_decomposition
@@ -36,6 +37,14 @@ def run(config: DecomposeConfig) -> Path:
 
         return decompose_toy(config, device, team, out)
     target = load_target(config.model.folder, device, config.model.dtype)
+    start = None
+    if config.start_from is not None:
+        if decomposition_folder(config.start_from, "start_from").resolve() == out.resolve():
+            raise UserError(
+                f"start_from={config.start_from} is the folder that the new one goes to: "
+                "give another out="
+            )
+        start = load_decomposition(config.start_from, target, "start_from")
     source = instantiate(config.languages.source)
     recipe = config.recipe
     batches = mixed_windows(
@@ -57,8 +66,8 @@ def run(config: DecomposeConfig) -> Path:
                 "give some, or a shorter recipe.window"
             )
     ids = torch.from_numpy(np.concatenate(list(rows.values()))).to(target.model.device)
-    start = None if config.start_from is None else load_decomposition(config.start_from, target)
     trainer = Trainer(target, config, batches, out, team, start)
+    del start  # its tensors are copied
     if team.is_main:
         print(memory_line(trainer.memory_bytes()), flush=True)
     trainer.train()
@@ -77,6 +86,7 @@ def run(config: DecomposeConfig) -> Path:
         target,
         {
             "config": asdict(config) | {"out": out.name},
+            "start_hash": trainer.start_hash,
             "training_tokens": trainer.step * recipe.rows * recipe.window,
             "seconds": round(trainer.seconds, 1),
             "text": {name: source.fingerprint(name) for name in config.mixture},

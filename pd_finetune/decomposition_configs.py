@@ -159,9 +159,14 @@ class DecomposeConfig(StageConfig):
         self.mixture = {name: share for name, share in self.mixture.items() if share != 0}
         require_mixture(self.mixture, self.languages.all)
         one_of("initial", self.initial, ("row_space", "free"))
+        require(self.start_from != "", "start_from is empty: name a folder, or leave it out")
         require(
             self.start_from is None or self.toy is None,
-            f"start_from={self.start_from} is for language models: a toy starts anew",
+            f"start_from={self.start_from} is for language models: leave it out for a toy",
+        )
+        require(
+            self.start_from is None or self.initial == "row_space",
+            f"initial={self.initial} and start_from={self.start_from} exclude each other",
         )
         if self.toy is not None:
             self.sites = dict(self.toy.sites)

@@ -1,5 +1,6 @@
 """Writing files so that a kill at any moment leaves either the old content or the new one."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -113,3 +114,12 @@ def source_sha256(path: Path) -> str:
         write_text(known, digest + "\n")
     _hashes[place] = digest
     return digest
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two trainings would write over each other's checkpoints."""
+    make_folder(folder)
+    with open(folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

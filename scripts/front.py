@@ -5,7 +5,8 @@
 Each is trained (`experiment=front`) and measured by `pd_finetune.quality` on held-out text. What is
 finished with the same settings is not done again, a killed training goes on from its checkpoint,
 and a failure is named at the end while the others go on. `--only` does a part of the work, for
-several machines or cores over one folder. Words at the end reach every decomposition.
+several cores or machines over one folder. Words at the end reach every decomposition; those on
+model, languages, device and threads its measurement as well.
 
 Writes front.csv (a row per decomposition), curves.csv (a row per decomposition and logged window of
 its training), their pictures, and front.md: the table, the rule, and which one it chooses.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from decomposed import composed, decomposed
+from decomposed import composed, decomposed, told_apart
 
 from pd_finetune import quality
 from pd_finetune.config_store import register_schemas
@@ -28,17 +29,18 @@ from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence, front
-from pd_finetune.results.summary import write_csv
 
 COEFFICIENTS = [1e-4, 1.8e-4, 3e-4, 5.6e-4, 1e-3]
 FREQUENCY_SHARE = 1 / 3  # of the minimality coefficient
 RUNGS = [20, 40, 80]  # steps of the fresh adversary
-# what makes two decompositions the same
-SETTINGS = ("sites", "mixture", "recipe", "ci_function", "initial", "start_from", "seed")
+SHARED = ("model", "languages", "device", "threads")  # keys that the measurement reads too
+# what makes two decompositions the same, beside the start's weights
+SETTINGS = ("model", "sites", "mixture", "recipe", "ci_function", "initial", "start_from", "seed")
 SETTLED = 0.2  # of the training, at its end, over which a change is stated
 MOST_KL_SHARE = 0.02  # of the rule, see `choose`
 COLUMNS = {
     "coefficient": "minimality",
+    "frequency": "frequency",
     "ci_l0": "CI-L0",
     "ci_l0_above_0.1": "above 0.1",
     "alive": "alive",
@@ -56,7 +58,7 @@ COLUMNS = {
 
 def point(coefficient: float, work: Path, words: list[str]) -> tuple[dict[str, Any], pd.DataFrame]:
     """One decomposition's row of the front and its training curve, made where they are missing."""
-    folder = make_folder(work / f"m{coefficient:.2g}")
+    folder = work / f"m{coefficient:g}"
     own = [
         "experiment=front",
         f"recipe.minimality_coefficient={coefficient}",
@@ -64,19 +66,24 @@ def point(coefficient: float, work: Path, words: list[str]) -> tuple[dict[str, A
         f"out='{folder}'",
     ]
     record = decomposed([*own, *words], SETTINGS)
-    evidence = measured(folder)
+    evidence = measured(folder, [word for word in words if _key(word).split(".")[0] in SHARED])
     curve = pd.DataFrame(record["history"]).assign(coefficient=coefficient)
     row = {"coefficient": coefficient, **numbers_of(evidence)}
     row |= {f"change_{name}": change(curve, name) for name in ("ci_l0", "adversarial_kl_nats")}
-    return row | {"steps": len(curve) and int(curve["step"].iloc[-1])}, curve
+    frequency = record["config"]["recipe"]["frequency_coefficient"]
+    return row | {"frequency": frequency, "steps": int(curve["step"].iloc[-1])}, curve
 
 
-def measured(folder: Path) -> dict[str, Any]:
+def _key(word: str) -> str:
+    return word.lstrip("+~").split("=")[0].split("@")[0].strip()
+
+
+def measured(folder: Path, words: list[str]) -> dict[str, Any]:
     """The evidence record of a decomposition's folder, measured where it is missing."""
     out = folder / "quality"
     ladder = f"adversary={{rungs: {RUNGS}, restarts: 1, site_steps: 1}}"
     decomposition = ["decomposition=folder", f"decomposition.folder='{folder}'"]
-    quality.run(composed("quality", [*decomposition, f"out='{out}'", ladder]))
+    quality.run(composed("quality", [*words, *decomposition, f"out='{out}'", ladder]))
     record: dict[str, Any] = json.loads((out / quality.RECORD).read_text())
     return record
 
@@ -90,7 +97,9 @@ def numbers_of(evidence: dict[str, Any]) -> dict[str, Any]:
 
 
 def change(curve: pd.DataFrame, name: str) -> float:
-    """Relative change between the two halves of the last fifth of a training."""
+    """Relative change between the two halves of the last fifth of a training; NaN: too short."""
+    if name not in curve:
+        return float("nan")
     last = curve[curve["step"] > (1 - SETTLED) * curve["step"].max()][name].to_numpy()
     first, second = last[: len(last) // 2], last[len(last) // 2 :]
     return float(second.mean() / first.mean() - 1) if len(first) else float("nan")
@@ -117,25 +126,29 @@ def page(points: pd.DataFrame, chosen: float | None) -> str:
     steps = ", ".join(f"{s:,}" for s in sorted(set(points["steps"])))
     return (
         "# Sparsity against reconstruction\n\n"
-        f"One decomposition of the embedded target per minimality coefficient, {steps} steps each; "
-        "the frequency\ncoefficient is a third of it. KL in nats per token on held-out text, all "
+        f"One decomposition of the embedded target per minimality coefficient, {steps} steps each. "
+        "KL in nats per token on\nheld-out text, all "
         f"sites masked (zero-masked: {points['kl_zero'].mean():.1f},\nrandom masks: "
         f"{points['kl_random'].min():.2f} to {points['kl_random'].max():.2f}). *Fresh n*: the "
         "adversary's shared source after n sign steps from one random start.\n*Change*: relative, "
         "between the two halves of the last fifth of the training.\n\n"
         f"{table}\nRule: the sparsest whose stochastic KL is at most {MOST_KL_SHARE:.0%} of the "
-        f"zero-masked KL. It chooses {'none' if chosen is None else f'{chosen:.2g}'}.\n"
+        f"zero-masked KL. It chooses {'none' if chosen is None else f'{chosen:g}'}.\n"
     )
 
 
 def _cell(name: str, value: float) -> str:
+    if pd.isna(value):
+        return "–"
     if name.startswith("change"):
         return f"{value:+.1%}"
     if name == "alive":
         return f"{int(value):,}"
     if name.startswith("ci_l0"):
         return f"{value:.0f}"
-    return f"{value:.2g}" if name in ("coefficient", "kl_unmasked") else f"{value:.3g}"
+    if name in ("coefficient", "frequency"):
+        return f"{value:g}" if name == "coefficient" else f"{value:.2g}"
+    return f"{value:.2g}" if name == "kl_unmasked" else f"{value:.3g}"
 
 
 def main() -> None:
@@ -145,9 +158,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
     parser.add_argument("--coefficients", nargs="+", type=float, default=COEFFICIENTS)
     parser.add_argument("--only", nargs="+", type=float, help="of these, train and measure no more")
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("--")]
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    own, words = told_apart(sys.argv[1:])
+    options = parser.parse_args(own)
     register_schemas()
+    try:
+        failures = run(options, words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def run(options: argparse.Namespace, words: list[str]) -> list[str]:
+    """Train and measure what is missing; what is asked for whole is written, too.
+
+    Returns:
+        A line for each decomposition that failed.
+    """
+    own = {"out", "recipe.minimality_coefficient", "recipe.frequency_coefficient"}
+    for word in words:
+        if _key(word) in own:
+            raise UserError(f"{word}: this script sets it, by --work and --coefficients")
+    strangers = [c for c in options.only or [] if c not in options.coefficients]
+    if strangers:
+        raise UserError(f"--only {strangers[0]:g}: --coefficients are {options.coefficients}")
+    out = make_folder(options.out)
     rows, curves, failures = [], [], []
     for coefficient in options.only or options.coefficients:
         print(f"minimality {coefficient:g}", file=sys.stderr, flush=True)
@@ -158,18 +195,18 @@ def main() -> None:
             continue
         rows.append(row)
         curves.append(curve)
-    if rows and not options.only:
-        _write(pd.DataFrame(rows), pd.concat(curves, ignore_index=True), make_folder(options.out))
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    if failures and not options.only:
+        failures.append("the front is not written: it would lack the above")
+    elif not options.only:
+        _write(pd.DataFrame(rows), pd.concat(curves, ignore_index=True), out)
+    return failures
 
 
 def _write(points: pd.DataFrame, curves: pd.DataFrame, out: Path) -> None:
     chosen = choose(points)
+    points = points.sort_values("coefficient", ignore_index=True)
     style.save(front.draw(points, chosen), out, "front")
     style.save(convergence.draw(curves, "coefficient"), out, "curves")
-    write_csv(points, out / "front.csv")
     write_text(out / "front.md", page(points, chosen))
 
 

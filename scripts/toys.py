@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from decomposed import decomposed
+from decomposed import decomposed, told_apart
 
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import TrainingError, UserError
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/toys"), help="summary and table")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("--")]
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    given, words = told_apart(sys.argv[1:])
+    options = parser.parse_args(given)
     register_schemas()
     make_folder(options.out)
     rows, failures = [], []

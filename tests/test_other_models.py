@@ -174,9 +174,7 @@ def test_every_matrix_where_no_pattern_is_given(
     model = families.folder("gpt2", tmp_path / "model")
     given = [w for w in words(model, text, tmp_path, "gpt2") if "decomposition.sites" not in w]
     asked: list[Any] = []
-    monkeypatch.setattr(
-        on_demand, "_alone", pytest.fail
-    )  # not reached: the check below comes first
+    monkeypatch.setattr(on_demand, "alone", pytest.fail)  # not reached: the check below comes first
 
     def find(model: Any, patterns: dict[str, int]) -> None:
         asked.append(patterns)

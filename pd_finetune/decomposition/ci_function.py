@@ -77,6 +77,7 @@ class CIFunction(nn.Module):
         size: width and depth.
 
     Attributes:
+        size, reads: as given.
         recompute: backward computes the activations within the blocks once more; they are not kept.
     """
 
@@ -86,6 +87,7 @@ class CIFunction(nn.Module):
         self, sites: dict[str, Site], reads: dict[str, str], size: CIFunctionConfig
     ) -> None:
         super().__init__()
+        self.size, self.reads = size, dict(reads)
         self.order = sorted(sites)
         self.C = [sites[name].C for name in self.order]
         self.inputs = sorted(set(reads.values()))

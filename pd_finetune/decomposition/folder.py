@@ -13,11 +13,14 @@ TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
-def decomposition_folder(folder: str) -> Path:
+def decomposition_folder(folder: str, option: str = "decomposition.folder") -> Path:
     """The folder meant by `decomposition.folder` ("embedded": the one that ships).
 
     Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
     is what `decomposition=train` left in the cache.
+
+    Args:
+        option: the config key that names it, for messages.
 
     Raises:
         UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
@@ -37,7 +40,7 @@ def decomposition_folder(folder: str) -> Path:
         return path
     from pd_finetune.goodfire.decomposition import converted_decomposition
 
-    return converted_decomposition(folder)
+    return converted_decomposition(folder, option)
 
 
 def stored_hash(root: Path) -> str | None:

@@ -1,12 +1,15 @@
 """A first V and U that reproduce W exactly, before any training."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.decomposition.sites import Site, weight_at
+from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
 
 
@@ -64,31 +67,35 @@ def initialise(
         components.U(name).copy_(U)
 
 
-@torch.no_grad()
-def begin_with(start: Decomposition, components: Subcomponents, ci_function: CIFunction) -> None:
-    """Take V, U and the causal-importance function of another decomposition of the same target.
+def check_start(start: Decomposition, sites: dict[str, Site], size: CIFunctionConfig) -> None:
+    """Whether a training of these sites can begin with another decomposition of the same target.
 
     Raises:
-        UserError: it has other sites, other numbers of subcomponents or a CI function of another
-            size.
+        UserError: the start has other sites, other numbers of subcomponents or a CI function of
+            another size.
     """
-    for name in sorted({*components.sites, *start.sites}):
-        asked, found = (
-            sites[name].C if name in sites else 0 for sites in (components.sites, start.sites)
-        )
+    for name in sorted({*sites, *start.sites}):
+        asked, found = (of[name].C if name in of else 0 for of in (sites, start.sites))
         if asked != found:
             raise UserError(
                 f"start_from has {found} subcomponents at {name}, sites asks for {asked}: "
                 "give the same sites, or leave start_from out"
             )
-    shapes, others = (
-        {name: value.shape for name, value in function.state_dict().items()}
-        for function in (ci_function, start.ci_function)
-    )
-    if shapes != others:
+    if size != start.ci_function.size:
+        stated = ", ".join(f"{k}: {value}" for k, value in asdict(start.ci_function.size).items())
         raise UserError(
-            "start_from has a causal-importance function of another size: give the same "
-            "ci_function as its record states, or leave start_from out"
+            "start_from has a causal-importance function of another size: give "
+            f"'ci_function={{{stated}}}', or leave start_from out"
         )
+
+
+@torch.no_grad()
+def begin_with(start: Decomposition, components: Subcomponents, ci_function: CIFunction) -> None:
+    """Take V, U and the causal-importance function of a start that was checked.
+
+    Args:
+        ci_function: made with the start's `reads`: fed the same inputs in the same order.
+    """
+    assert ci_function.reads == start.ci_function.reads
     components.load_state_dict(start.components.state_dict())
     ci_function.load_state_dict(start.ci_function.state_dict())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
 
 from hydra.utils import instantiate
 
@@ -17,7 +13,7 @@ from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_fold
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
 from pd_finetune.decomposition_configs import DecomposeConfig, TrainedDecompositionConfig
 from pd_finetune.errors import UserError
-from pd_finetune.files import make_folder
+from pd_finetune.files import alone
 from pd_finetune.stage_configs import HarvestConfig
 from pd_finetune.targets.load import Target
 
@@ -49,7 +45,7 @@ def trained_decomposition(
     named = DecompositionConfig(folder=f"{TRAINED}{key}")
     folder = decomposition_folder(named.folder)
     shared = {n: getattr(config, n) for n in ("model", "languages", "device", "threads")}
-    with _alone(folder):
+    with alone(folder):
         if not (folder / RECORD).is_file():
             print(f"decomposition=train: {len(sites)} patterns of matrices into {folder}")
             own = {f.name for f in fields(DecomposeConfig)} & {f.name for f in fields(settings)}
@@ -85,12 +81,3 @@ def _key(
         "settings": chosen,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two trainings would write over each other's checkpoints."""
-    make_folder(folder)
-    with open(folder / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -59,19 +59,24 @@ def save_decomposition(
     )
 
 
-def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
+def load_decomposition(
+    folder: str, target: Decomposable, option: str = "decomposition.folder"
+) -> Decomposition:
     """Read a stored decomposition and check that it is of this target.
+
+    Args:
+        option: the config key that names the folder, for messages.
 
     Raises:
         UserError: files are missing or broken, or it was made from another target.
     """
     from safetensors.torch import load_file
 
-    root = decomposition_folder(folder)
+    root = decomposition_folder(folder, option)
     if not (root / RECORD).is_file() or not (root / WEIGHTS).is_file():
         raise UserError(
             f"no decomposition at '{root}': {RECORD} and {WEIGHTS} are needed; "
-            "make one with python -m pd_finetune.decompose, or set decomposition.folder"
+            f"make one with python -m pd_finetune.decompose, or set {option}"
         )
     try:
         record = json.loads((root / RECORD).read_text())
@@ -86,7 +91,7 @@ def load_decomposition(folder: str, target: Decomposable) -> Decomposition:
         raise UserError(
             f"the decomposition at '{root}' is of another target "
             f"({run + ', ' if run else ''}{target_hash[:12]}..., given is {target.hash[:12]}...): "
-            "set model.folder or decomposition.folder so that they belong together"
+            f"set model.folder or {option} so that they belong together"
         )
     actual = source_sha256(root / WEIGHTS)
     if actual != weights_hash:

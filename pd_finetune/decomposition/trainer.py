@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.initialise import begin_with, initialise
+from pd_finetune.decomposition.initialise import begin_with, check_start, initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.micro_batch import micro_batches
@@ -56,25 +56,32 @@ class Trainer:
     batch_at: BatchAt
     folder: Path
     workers: Workers = field(default_factory=Workers)
-    start: Decomposition | None = None
+    start: InitVar[Decomposition | None] = None
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, start: Decomposition | None) -> None:
         config, recipe = self.config, self.config.recipe
         model, device, readout = self.target.model, self.target.device, self.target.readout
         sites = find_sites(model, config.sites)
-        self.reads = shared_inputs(model, sites, readout.example(), readout)
+        self.start_hash = None if start is None else start.hash
+        if start is None:
+            self.reads = shared_inputs(model, sites, readout.example(), readout)
+        else:
+            check_start(start, sites, config.ci_function)
+            # the same sites share an input; which of them names it, and so the order, may differ
+            self.reads = start.ci_function.reads
         torch.manual_seed(config.seed)
         self.components = Subcomponents(sites).to(device)
         self.ci_function = CIFunction(sites, self.reads, config.ci_function).to(device)
         self.ci_function.recompute = config.activation_checkpointing
         hostile, others = self._rows()
         self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
-        initialise(self.components, model, config.seed, config.initial)
-        if self.start is not None:
-            begin_with(self.start, self.components, self.ci_function)
+        if start is None:
+            initialise(self.components, model, config.seed, config.initial)
+        else:
+            begin_with(start, self.components, self.ci_function)
         total = sum(self.ci_function.C)
         sources = None
         if recipe.adversary:
@@ -237,7 +244,7 @@ class Trainer:
             del config["recipe"]["adversary_warmup_fraction"]
         if self.config.ci_function.kind == "transformer":
             del config["ci_function"]["kind"]  # as in checkpoints older than the choice
-        start = {} if self.start is None else {"start": self.start.hash}
+        start = {} if self.start_hash is None else {"start": self.start_hash}
         return {"target": self.target.hash, **start, **{name: config[name] for name in kept}}
 
     def save(self, path: Path) -> None:

@@ -7,14 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.ci_function import CIFunction
+from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.initialise import fit_freely, fit_to_weight, initialise
-from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.decomposition.sites import find_sites, weight_at
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from tests.decomposition import parts
 from tests.methods import tiny
+
+SOME = {"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 20}
 
 
 def weight(d_out: int, d_in: int, rank: int | None = None) -> Tensor:
@@ -145,14 +148,46 @@ def test_a_start_from_another_decomposition_is_that_one(tmp_path: Path) -> None:
         Trainer(tiny.target(), config, parts.batch_at, tmp_path, start=other).load(again.checkpoint)
 
 
+def test_a_start_computes_as_before_whatever_names_its_inputs(tmp_path: Path) -> None:
+    """A converted checkpoint names shared inputs by another site, which reorders them."""
+    target, sites = tiny.target(), find_sites(tiny.target().model, parts.SITES)
+    usual = shared_inputs(target.model, sites, parts.IDS[:1, :2])
+    firsts = {name: [n for n in sites if usual[n] == usual[name]] for name in sites}
+    reads = {name: sorted(firsts[name])[0] for name in sites}
+    assert sorted(set(reads.values())) != sorted(set(usual.values()))
+    torch.manual_seed(0)
+    function = CIFunction(sites, reads, parts.SIZE)
+    start = Decomposition(parts.random_components(sites), function, 10, hash="x")
+    config = replace(parts.config(sites=parts.SITES), start_from="somewhere")
+    trainer = Trainer(target, config, parts.batch_at, tmp_path, start=start)
+    own = Decomposition(trainer.components, trainer.ci_function, 10)
+    for name, ci in start.causal_importances(target, parts.IDS).items():
+        assert torch.equal(own.causal_importances(target, parts.IDS)[name], ci)
+    assert trainer.reads == reads
+
+
 def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     _, start = finished(tmp_path)
     sites = parts.config(sites={"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 19})
     with pytest.raises(UserError, match=r"20 subcomponents at h\.1\.mlp\.c_fc, sites asks for 19"):
         Trainer(tiny.target(), sites, parts.batch_at, tmp_path, start=start)
-    fewer = parts.config(sites={"h.*.attn.v_proj": 8})
-    with pytest.raises(UserError, match=r"20 subcomponents at h\.1\.mlp\.c_fc, sites asks for 0"):
-        Trainer(tiny.target(), fewer, parts.batch_at, tmp_path, start=start)
-    size = replace(parts.config(), ci_function=replace(parts.SIZE, width=8))
-    with pytest.raises(UserError, match="function of another size"):
-        Trainer(tiny.target(), size, parts.batch_at, tmp_path, start=start)
+    for asked in ({"h.*.attn.v_proj": 8}, {**SOME, "h.0.mlp.c_fc": 20}):
+        with pytest.raises(UserError, match=r"start_from has \d+ subcomponents at h\..\.mlp\.c_fc"):
+            Trainer(tiny.target(), parts.config(sites=asked), parts.batch_at, tmp_path, start=start)
+    for size in ({"width": 8}, {"heads": 1}):
+        config = replace(parts.config(), ci_function=replace(parts.SIZE, **size))
+        with pytest.raises(UserError, match="give 'ci_function={width: 16, blocks: 1, heads: 2"):
+            Trainer(tiny.target(), config, parts.batch_at, tmp_path, start=start)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["start_from="], "start_from is empty"),
+        (["start_from=x", "initial=free"], "initial=free and start_from=x exclude each other"),
+        (["start_from=x", "experiment=toy_tms_5_2"], "is for language models"),
+    ],
+)
+def test_settings_that_exclude_a_start(words: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        parts.composed("decompose", ["out=unused", *words])

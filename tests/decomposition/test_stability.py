@@ -45,7 +45,8 @@ def test_correlations_are_pearsons() -> None:
     found = correlations(a, b)
     wanted = torch.corrcoef(torch.cat([a, b], 1).T)[:4, 4:]
     assert torch.allclose(found, wanted, atol=1e-5)
-    assert (correlations(torch.ones(50, 2), b) == 0).all()
+    for constant in (1.0, 0.1, 1 / 3, 0.7182818):  # their means are rounded
+        assert (correlations(torch.full((50, 2), constant), b) == 0).all()
 
 
 def test_a_permuted_copy_matches_itself() -> None:
@@ -86,9 +87,25 @@ def test_what_is_dead_stands_on_neither_side() -> None:
     assert rows.loc[2, "cosine"] < 0.99
 
 
+def test_a_site_where_the_other_has_nothing_has_no_match() -> None:
+    one, other_ci = components(0), importances(0)
+    other_ci["s"][:] = 0
+    found = matches(one, importances(0), one, other_ci, 0.01)
+    assert list(found["index"]) == [0, 1, 2, 3]
+    assert set(found["match"]) == {-1} and not found["mutual"].any()
+    assert (found[["cosine", "correlation"]] == 0).all(axis=None)
+
+
+def test_one_alone_has_no_control() -> None:
+    one, other_ci = components(0), importances(0)
+    other_ci["s"][:, 1:] = 0
+    found = matches(one, importances(0), one, other_ci, 0.01)
+    assert set(found["match"]) == {0} and found["control_cosine"].isna().all()
+
+
 def test_refusals() -> None:
     one = components(0)
     with pytest.raises(UserError, match="different sites cannot be matched: s and t"):
         matches(one, importances(0), components(0, name="t"), importances(0), 1e-6)
-    with pytest.raises(UserError, match="no site has subcomponents of mean CI 2"):
+    with pytest.raises(UserError, match="no subcomponent has a mean CI of 2"):
         matches(one, importances(0), one, importances(0), 2.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from torch import Tensor
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.errors import UserError
 
+_SIMILARITIES = ("cosine", "correlation", "best_correlation", "control_cosine")
 _CONTROLS = 8  # times that the other's U are dealt to its V anew, for the cosine to expect
 
 
@@ -43,8 +43,9 @@ def correlations(
     parts = []
     for values in (ci, other):
         centred = values - values.mean(0)
-        norm = centred.norm(dim=0)
-        parts.append(centred / torch.where(norm > 0, norm, torch.inf))
+        # the mean of equal numbers is rounded, so that their deviations are not quite 0
+        varies = values.amax(0) > values.amin(0)
+        parts.append(centred / torch.where(varies, centred.norm(dim=0), torch.inf))
     return parts[0].T @ parts[1]
 
 
@@ -68,9 +69,11 @@ def matches(
         its `cosine`, `mutual` (whether it is the match of its match), `correlation` of the two's
         CI; `best_correlation` and `best_correlation_match` over all of the site; and
         `control_cosine`, the mean highest cosine when the other's U are dealt to its V at random.
+        Where the other has nothing at the site, `match` is -1 and cosines and correlations are 0;
+        where it has one, there is no other U to deal, and `control_cosine` is NaN.
 
     Raises:
-        UserError: the two have different sites.
+        UserError: the two have different sites, or there is nothing of that mean CI.
     """
     if set(components.sites) != set(other.sites):
         raise UserError(
@@ -83,45 +86,59 @@ def matches(
         mean, other_mean = ci[site].mean(0), other_ci[site].mean(0)
         own = (mean >= least_mean_ci).nonzero()[:, 0]
         others = (other_mean >= least_mean_ci).nonzero()[:, 0]
-        if len(own) == 0 or len(others) == 0:
+        if len(own) == 0:
             continue
-        V, U = components.V(site)[:, own], components.U(site)[own]
-        other_V, other_U = other.V(site)[:, others], other.U(site)[others]
-        cosine = cosines(V, U, other_V, other_U)
-        correlation = correlations(ci[site][:, own], other_ci[site][:, others])
-        best, match = cosine.max(1)
-        most, most_match = correlation.max(1)
-        mutual = cosine.argmax(0)[match] == torch.arange(len(own), device=match.device)
-        control = torch.stack(
-            [
-                cosines(V, U, other_V, other_U[_dealt(len(others), generator)]).amax(1)
-                for _ in range(_CONTROLS)
-            ]
-        ).mean(0)
-        found.append(
-            pd.DataFrame(
-                {
-                    "site": site,
-                    "index": _list(own),
-                    "mean_ci": _list(mean[own]),
-                    "match": _list(others[match]),
-                    "cosine": _list(best),
-                    "mutual": _list(mutual),
-                    "correlation": _list(correlation.gather(1, match[:, None])[:, 0]),
-                    "best_correlation": _list(most),
-                    "best_correlation_match": _list(others[most_match]),
-                    "control_cosine": _list(control),
-                }
+        columns = {"index": own, "mean_ci": mean[own]}
+        if len(others) == 0:
+            nothing = torch.zeros(len(own))
+            columns |= {"match": torch.full((len(own),), -1), "mutual": nothing.bool()}
+            columns |= dict.fromkeys(_SIMILARITIES, nothing)
+            columns["best_correlation_match"] = columns["match"]
+        else:
+            columns |= _matched(
+                (components.V(site)[:, own], components.U(site)[own]),
+                ci[site][:, own],
+                (other.V(site)[:, others], other.U(site)[others]),
+                other_ci[site][:, others],
+                others,
+                generator,
             )
-        )
+        values = {name: column.cpu().numpy() for name, column in columns.items()}
+        found.append(pd.DataFrame({"site": site, **values}))
     if not found:
-        raise UserError(f"no site has subcomponents of mean CI {least_mean_ci:g} or more in both")
+        raise UserError(f"no subcomponent has a mean CI of {least_mean_ci:g} or more")
     return pd.concat(found, ignore_index=True)
 
 
+def _matched(
+    own: tuple[Tensor, Tensor],
+    ci: Float[Tensor, "tokens C"],
+    other: tuple[Tensor, Tensor],
+    other_ci: Float[Tensor, "tokens D"],
+    indices: Tensor,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The columns of one site; `indices` are the other's own numbers of its D subcomponents."""
+    cosine, correlation = cosines(*own, *other), correlations(ci, other_ci)
+    best, match = cosine.max(1)
+    most, most_match = correlation.max(1)
+    V, U = other
+    dealt = [cosines(*own, V, U[_dealt(len(indices), generator)]).amax(1) for _ in range(_CONTROLS)]
+    control = torch.stack(dealt).mean(0)
+    return {
+        "match": indices[match],
+        "cosine": best,
+        "mutual": cosine.argmax(0)[match] == torch.arange(len(best), device=match.device),
+        "correlation": correlation.gather(1, match[:, None])[:, 0],
+        "best_correlation": most,
+        "best_correlation_match": indices[most_match],
+        "control_cosine": control if len(indices) > 1 else torch.full_like(control, torch.nan),
+    }
+
+
 def _dealt(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)
-
-
-def _list(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy()
+    """A random cycle: each gets another's."""
+    order = torch.randperm(count, generator=generator)
+    dealt = torch.empty_like(order)
+    dealt[order] = order.roll(1)
+    return dealt

@@ -22,14 +22,15 @@ def draw(curves: pd.DataFrame, by: str) -> style.Drawing:
     Args:
         curves: a row per decomposition and logged step: `by`, `step`, the columns of `PANELS`
             (means over the steps since the row before).
-        by: the column that tells the decompositions apart; a colour scale where it is a number.
+        by: the column that tells the decompositions apart, the darkest colour for its lowest value.
     """
-    names = list(dict.fromkeys(curves[by]))
+    names = sorted(set(curves[by]))
+    shown = {column: label for column, label in PANELS.items() if column in curves}
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(names)))
     subtitle = f"means over logged windows of training steps; colour: {by.replace('_', ' ')}"
     size = (9.6, 3.4)
-    with style.grid("Training curves", subtitle, 1, len(PANELS), size) as (figure, axes):
-        for panel, (column, label) in zip(axes[0], PANELS.items(), strict=True):
+    with style.grid("Training curves", subtitle, 1, len(shown), size) as (figure, axes):
+        for panel, (column, label) in zip(axes[0], shown.items(), strict=True):
             panel.set_title(label)
             panel.set_xlabel("step")
             panel.set_yscale("log")
@@ -38,7 +39,7 @@ def draw(curves: pd.DataFrame, by: str) -> style.Drawing:
             panel.yaxis.set_minor_formatter(NullFormatter())
             for name, colour in zip(names, colours, strict=True):
                 own = curves[curves[by] == name]
-                label = f"{name:.2g}" if isinstance(name, float) else str(name)
-                panel.plot(own["step"], own[column], color=colour, linewidth=1.4, label=label)
+                own_label = f"{name:g}" if isinstance(name, float) else str(name)
+                panel.plot(own["step"], own[column], color=colour, linewidth=1.4, label=own_label)
         axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     return style.Drawing(figure, curves)

@@ -21,9 +21,10 @@ def draw(points: pd.DataFrame, chosen: float | None = None) -> style.Drawing:
 
     Args:
         points: a row per decomposition: `coefficient`, `ci_l0` and the columns of `SERIES`.
-        chosen: the coefficient to be ringed.
+        chosen: the coefficient to be marked.
     """
     numbers = points.sort_values("coefficient", ignore_index=True)
+    series = {column: how for column, how in SERIES.items() if column in numbers}
     subtitle = "one decomposition per minimality coefficient (small print); lower left is better"
     with style.canvas("Sparsity against reconstruction", subtitle, (6.6, 4.4)) as (figure, axes):
         axes.set_xscale("log")
@@ -34,7 +35,7 @@ def draw(points: pd.DataFrame, chosen: float | None = None) -> style.Drawing:
             axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("CI-L0 [subcomponents per token]")
         axes.set_ylabel("KL(clean || masked) [nats per token]")
-        for column, (name, look) in SERIES.items():
+        for column, (name, look) in series.items():
             axes.plot(
                 numbers["ci_l0"],
                 numbers[column],
@@ -44,10 +45,10 @@ def draw(points: pd.DataFrame, chosen: float | None = None) -> style.Drawing:
                 linewidth=1.4,
                 label=name,
             )
-        lowest = str(numbers[list(SERIES)].min().idxmin())
+        lowest = str(numbers[list(series)].min().idxmin())
         for coefficient, l0, kl in numbers[["coefficient", "ci_l0", lowest]].to_numpy():
             axes.annotate(
-                f"{coefficient:.2g}",
+                f"{coefficient:g}",
                 (l0, kl),
                 (0, -9),
                 textcoords="offset points",

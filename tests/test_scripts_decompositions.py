@@ -1,0 +1,190 @@
+"""scripts/front.py and scripts/stability.py over tiny decompositions, through their real mains."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.errors import UserError
+from tests.decomposition import parts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import decomposed as decomposed_script
+import front as front_script
+import stability as stability_script
+
+COEFFICIENTS = ["1e-4", "1e-3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PD_FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What makes a decomposition tiny, with a start of its own."""
+    root = tmp_path_factory.mktemp("front")
+    parts.text_folder(root / "text")
+    made = parts.overrides(parts.model_folder(root / "target"), root / "text")
+    start = f"out={root / 'start'}"
+    parts.run_stage("decompose", [*made, start, "recipe.steps=2"])
+    return [*made, f"start_from={root / 'start'}", "log_steps=1", "recipe.steps=10"]
+
+
+def call(
+    script: Any, monkeypatch: pytest.MonkeyPatch, *given: str | Path
+) -> tuple[int | str | None, str]:
+    """Exit code of a script's main."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, given)])
+    try:
+        script.main()
+    except SystemExit as exit_:
+        return exit_.code, ""
+    return 0, ""
+
+
+def test_a_front_is_trained_measured_and_written_once(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    options = ["--work", work, "--out", out, "--coefficients", *COEFFICIENTS]
+    assert call(front_script, monkeypatch, *options, *words)[0] == 0
+    points = pd.read_csv(out / "front.csv")
+    assert list(points["coefficient"]) == [1e-4, 1e-3]
+    assert points["frequency"].to_numpy() == pytest.approx(points["coefficient"].to_numpy() / 3)
+    assert set(points["steps"]) == {10}
+    numbers = points[[c for c in points if c.startswith(("kl", "ci_l0", "alive"))]]
+    assert numbers.notna().all(axis=None) and (numbers >= -1e-6).all(axis=None)
+    for coefficient in COEFFICIENTS:
+        folder = work / f"m{float(coefficient):g}"
+        record = json.loads((folder / "decomposition.json").read_text())
+        assert record["config"]["recipe"]["minimality_coefficient"] == float(coefficient)
+        assert record["config"]["start_from"] in words[-3]
+        start = Path(record["config"]["start_from"]) / "decomposition.json"
+        assert record["start_hash"] == json.loads(start.read_text())["weights_sha256"]
+        quality = json.loads((folder / "quality" / "quality.json").read_text())
+        row = points[points["coefficient"] == float(coefficient)].iloc[0]
+        assert row["kl_stochastic"] == pytest.approx(quality["kl"]["stochastic"]["nats"])
+        assert row["ci_l0"] == pytest.approx(quality["ci_l0"])
+    curves = pd.read_csv(out / "curves.csv")
+    assert len(curves) == 20 and set(curves["step"]) == set(range(1, 11))
+    page = (out / "front.md").read_text()
+    assert "10 steps each" in page and "| 0.001 |" in page.replace("**", "")
+    assert {p.name for p in out.iterdir()} >= {"front.png", "front.svg", "curves.png"}
+    # again: nothing is trained, and the same is written
+    before = (out / "front.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", None)
+        assert call(front_script, patch, *options, *words)[0] == 0
+    assert (out / "front.csv").read_bytes() == before
+    # another start of the same name is another decomposition
+    record = json.loads((work / "m0.001" / "decomposition.json").read_text())
+    assert not decomposed_script._same(
+        record | {"start_hash": "another"},
+        decomposed_script.composed("decompose", [*words, "experiment=front", "out=x"]),
+        [],
+    )
+
+
+def test_what_fails_is_named_and_no_front_is_written(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    options = ["--work", tmp_path / "work", "--out", out, "--coefficients", "1e-3"]
+    wrong = [word for word in words if not word.startswith("ci_function")]
+    assert call(front_script, monkeypatch, *options, *wrong)[0] == 1
+    error = capsys.readouterr().err
+    assert "error: minimality 0.001: start_from has a causal-importance function" in error
+    assert "the front is not written" in error
+    assert not (out / "front.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        (["recipe.stpes=3"], 1, "stpes"),
+        (["recipe.steps=abc"], 1, "abc"),
+        (["out=here"], 2, "out=here: this script sets it"),
+        (["--only", "3e-4"], 2, "--only 0.0003: --coefficients are [0.0001, 0.001]"),
+        (["--out", "/proc/nope"], 2, "/proc/nope"),
+    ],
+)
+def test_mistakes_take_one_line(
+    given: list[str],
+    code: int,
+    message: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--work", tmp_path / "w", "--out", tmp_path / "o", "--coefficients", *COEFFICIENTS]
+    assert call(front_script, monkeypatch, *options, *words, *given)[0] == code
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def points(stochastic: list[float], l0: list[float]) -> pd.DataFrame:
+    coefficients = [10.0**-i for i in range(len(l0))]
+    columns = {"coefficient": coefficients, "ci_l0": l0, "kl_stochastic": stochastic}
+    return pd.DataFrame(columns).assign(kl_zero=10.0)
+
+
+def test_the_rule_takes_the_sparsest_that_is_good_enough() -> None:
+    assert front_script.choose(points([0.3, 0.2, 0.1], [5.0, 20.0, 30.0])) == pytest.approx(0.1)
+    assert front_script.choose(points([0.3, 0.2, 0.1], [5.0, 40.0, 30.0])) == pytest.approx(0.01)
+    assert front_script.choose(points([0.3, 0.21], [5.0, 20.0])) is None
+
+
+def test_change_compares_the_halves_of_the_last_fifth() -> None:
+    curve = pd.DataFrame({"step": range(1, 11), "ci_l0": [9.0] * 8 + [4.0, 5.0]})
+    assert front_script.change(curve, "ci_l0") == pytest.approx(0.25)
+    assert math.isnan(front_script.change(curve[:1], "ci_l0"))
+    assert math.isnan(front_script.change(curve, "adversarial_kl_nats"))
+
+
+def test_a_decomposition_is_stable_against_itself(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start = next(word for word in words if word.startswith("start_from=")).split("=", 1)[1]
+    shutil.copytree(start, tmp_path / "copy")
+    shared = [
+        word for word in words if word.startswith(("model", "languages", "device", "threads"))
+    ]
+    options = [start, tmp_path / "copy", "--out", tmp_path / "out", "--rows", "4"]
+    assert call(stability_script, monkeypatch, *options, *shared)[0] == 0
+    found = pd.read_csv(tmp_path / "out" / "stability_1.csv")
+    assert (found["match"] == found["index"]).all() and found["mutual"].all()
+    assert found["cosine"].to_numpy() == pytest.approx(1.0, abs=1e-5)
+    assert set(found["pair"]) == {f"{Path(start).name}, copy"}
+    page = (tmp_path / "out" / "stability.md").read_text()
+    assert f"| all | {len(found)} | 1.00 |" in page and page in capsys.readouterr().out
+    assert call(stability_script, monkeypatch, *options, *shared, "--language", "xx")[0] == 2
+    assert "--language xx: possible are de, en" in capsys.readouterr().err
+
+
+def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="start_from"):
+        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path / 'o'}"])
+    with pytest.raises(UserError, match="is the folder that the new one goes to"):
+        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path}"])
