@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep wandb-sync rollouts figures toys benchmark test test-slow check clean
+.PHONY: help setup run sweep wandb-sync rollouts figures toys front benchmark test test-slow check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -38,6 +38,9 @@ rollouts: $(STAMP)  ## continuations of fixed prompts, before and after each arm
 
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
 	$(RUN) scripts/toys.py $(ARGS)
+
+front: $(STAMP)  ## decompositions over minimality: CI-L0 against KL, training curves (hours)
+	$(RUN) scripts/front.py $(ARGS)
 
 benchmark: $(STAMP)  ## time a decomposition step against a plain reference
 	$(RUN) -m benchmarks.decompose $(ARGS)

@@ -31,7 +31,7 @@ from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence, front
 
 COEFFICIENTS = [1e-4, 1.8e-4, 3e-4, 5.6e-4, 1e-3]
-FREQUENCY_SHARE = 1 / 3  # of the minimality coefficient
+TO_FREQUENCY = 3  # the frequency coefficient is the minimality coefficient by this
 RUNGS = [20, 40, 80]  # steps of the fresh adversary
 SHARED = ("model", "languages", "device", "threads")  # keys that the measurement reads too
 # what makes two decompositions the same, beside the start's weights
@@ -62,7 +62,7 @@ def point(coefficient: float, work: Path, words: list[str]) -> tuple[dict[str, A
     own = [
         "experiment=front",
         f"recipe.minimality_coefficient={coefficient}",
-        f"recipe.frequency_coefficient={coefficient * FREQUENCY_SHARE}",
+        f"recipe.frequency_coefficient={coefficient / TO_FREQUENCY}",
         f"out='{folder}'",
     ]
     record = decomposed([*own, *words], SETTINGS)

@@ -23,6 +23,14 @@ from pd_finetune.results.verdicts import Part
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "pd_finetune" / "embedded"
 RESULTS = ROOT / "results" / "embedded"
+TOYS, DECOMPOSITIONS = ROOT / "results" / "toys", ROOT / "results" / "decomposition"
+TOY_NAMES = {
+    "tms_5_2": "TMS 5-2",
+    "tms_5_2_spd": "TMS 5-2, no adversary (SPD)",
+    "tms_identity": "TMS 5-2 with identity",
+    "tms_40_10": "TMS 40-10",
+    "residual_mlp": "residual MLP",
+}
 BUDGETS = (4, 16, 64)
 LANGUAGES = ("de", "en", "fr", "es", "it", "code")
 KL_ROWS = {
@@ -114,12 +122,47 @@ def claims() -> str:
     return table_text(verdict_table(parts)).strip()
 
 
+def toys() -> str:
+    """Recovery of the toys' known subcomponents: means over seeds, the least behind."""
+    frame = pd.read_csv(TOYS / "summary.csv")
+    rows = []
+    for (toy, site), group in frame.groupby(["toy", "site"], sort=False):
+        cosine, per_feature = group["mean_max_cosine"], group["important_per_feature"].mean()
+        wanted, alive = group["important_per_feature_true"].iloc[0], group["alive"].mean()
+        rows.append(
+            [
+                f"{TOY_NAMES[str(toy)]}, `{site}`",
+                "–" if cosine.isna().all() else f"{cosine.mean():.3f} ({cosine.min():.3f})",
+                f"{per_feature:.2f} of {'?' if pd.isna(wanted) else f'{wanted:g}'}",
+                f"{alive:.1f} of {group['alive_true'].mean():g}",
+            ]
+        )
+    counts = sorted(set(frame.groupby(["toy", "site"])["seed"].nunique()))
+    seeds = " or ".join(map(str, counts))
+    header = ["mean max cosine (worst seed)", "important per active feature", "alive"]
+    return markdown([f"toy, matrix; {seeds} seeds", *header], rows)
+
+
+def front() -> str:
+    """CI-L0 and KL by minimality coefficient, as `scripts/front.py` measured them."""
+    frame = pd.read_csv(DECOMPOSITIONS / "front.csv")
+    columns = ["ci_l0", "kl_ci_masked", "kl_stochastic", *(f"kl_fresh_{n}" for n in (20, 40, 80))]
+    rows = [
+        [f"{row['coefficient']:g}", f"{row['ci_l0']:.0f}", *(f"{row[c]:.2f}" for c in columns[1:])]
+        for _, row in frame.sort_values("coefficient").iterrows()
+    ]
+    names = ["CI-L0", "CI-masked", "stochastic", "fresh adversary, 20 steps", "40", "80"]
+    return markdown(["minimality", *names], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "target": target,
     "decomposition": decomposition,
     "result": result,
     "headline": headline,
     "claims": claims,
+    "toys": toys,
+    "front": front,
 }
 
 
