@@ -116,16 +116,13 @@ def test_write_ups_walk_all_arms(experiment: str, runs: int) -> None:
     assert budgets == sorted(budgets)
 
 
-def test_toys_bring_their_sites_and_published_settings() -> None:
+def test_toys_bring_their_sites_and_settings() -> None:
     small, large = (composed("decompose", f"experiment=toy_tms_{n}") for n in ("5_2", "40_10"))
     assert small.sites == {"down": 20, "up": 20} and large.sites == {"down": 100, "up": 100}
-    for made, minimality, frequency in ((small, 8e-4, 4e-4), (large, 6e-5, 3e-5)):
+    for made, frequency in ((small, 4e-2), (large, 4e-3)):
         recipe = made.recipe
-        assert (recipe.minimality_coefficient, recipe.frequency_coefficient) == (
-            minimality,
-            frequency,
-        )
-        assert (recipe.lr, recipe.faithfulness_coefficient) == (1e-3, 1.0)
+        assert (recipe.minimality_coefficient, recipe.frequency_coefficient) == (0.0, frequency)
+        assert (recipe.frequency_scale, recipe.faithfulness_coefficient) == (1, 1.0)
         assert made.ci_function.kind == "mlp"
     assert not composed(
         "decompose", "experiment=toy_tms_5_2", "recipe.adversary=false"
@@ -144,7 +141,7 @@ def test_a_share_of_0_leaves_a_language_out() -> None:
         (
             "decompose",
             "experiment=write_up",
-            "is of python -m pd_finetune.run; possible here are toy",
+            "is of python -m pd_finetune.run; possible here are front, toy_residual_mlp",
         ),
         ("config", "experiment=toy_tms_5_2", "pd_finetune.decompose; possible here are write_up"),
         ("decompose", "experiment=toy_tms_5", "did you mean toy_tms_5_2?"),

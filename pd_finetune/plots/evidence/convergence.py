@@ -34,7 +34,7 @@ def draw(curves: pd.DataFrame, by: str) -> style.Drawing:
             panel.set_title(label)
             panel.set_xlabel("step")
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
             panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
             for name, colour in zip(names, colours, strict=True):
