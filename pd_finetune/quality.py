@@ -46,7 +46,7 @@ def run(config: EvidenceConfig) -> Path:
     target = load_target(config.model.folder, device_of(config.device), config.model.dtype)
     decomposition = load_decomposition(config.decomposition.folder, target)
     source = instantiate(config.languages.source)
-    texts = _held_out(config, target, source, decomposition.window)
+    texts = held_out_windows(config, target, source, decomposition.window)
     out = make_folder(Path(config.out).expanduser())  # before the work, after others' mistakes
     identity = {
         "format": 1,
@@ -82,7 +82,7 @@ def run(config: EvidenceConfig) -> Path:
     return out
 
 
-def _held_out(
+def held_out_windows(
     config: EvidenceConfig, target: Target, source: DocumentSource, window: int
 ) -> dict[str, np.ndarray]:
     """Windows [rows, window] of each language.

@@ -30,10 +30,10 @@ from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import stability
+from pd_finetune.quality import held_out_windows
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI, fires_for, is_exclusive
 from pd_finetune.targets.load import Target, load_target
-from pd_finetune.text.tokens import token_stream, windows
 
 LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a few tokens of this text, or none
 NEAR = 0.9  # a cosine above it is called the same direction
@@ -128,7 +128,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace, words: list[str]) -> None:
     """As `main`, with parsed options and words for model, languages, device and threads."""
-    config = composed("quality", ["out=unused", *words])
+    config = composed("quality", ["out=unused", f"rows_per_language={options.rows}", *words])
     prepare(config.threads)
     target = load_target(config.model.folder, device_of(config.device), config.model.dtype)
     source = instantiate(config.languages.source)
@@ -136,15 +136,9 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
         possible = ", ".join(config.languages.all)
         raise UserError(f"--language {options.language}: possible are {possible}")
     first = load_decomposition(options.first, target)
+    held_out = held_out_windows(config, target, source, first.window)
     texts = {
-        language: torch.from_numpy(
-            windows(
-                token_stream(target.tokenizer, source, language, "validation"),
-                options.rows,
-                first.window,
-            )
-        ).to(target.device)
-        for language in config.languages.all
+        language: torch.from_numpy(rows).to(target.device) for language, rows in held_out.items()
     }
     own = importances(target, first, texts)
     alone = exclusives(own)

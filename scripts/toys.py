@@ -106,7 +106,11 @@ def main() -> None:
     given, words = told_apart(sys.argv[1:])
     options = parser.parse_args(given)
     register_schemas()
-    make_folder(options.out)
+    try:
+        make_folder(options.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     rows, failures = [], []
     for seed in options.seeds:  # one seed of everything first
         for variant in options.variants:
