@@ -6,6 +6,7 @@ Importing this module does not import torch: a typo is answered at once.
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -141,6 +142,9 @@ def stage_main(
     """
     # idle OpenMP threads sleep: where they spin, a busy neighbour slows a run by a factor of three
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # our launcher has the plugin's name, as users expect, and so its schema, as is wanted
+    same_name = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+    warnings.filterwarnings("ignore", message=same_name)
     register_schemas()
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     task = Task(Stage(run, sweep))

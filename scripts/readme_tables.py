@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "pd_finetune" / "embedded"
 RESULTS = ROOT / "results" / "embedded"
 TOYS, DECOMPOSITIONS = ROOT / "results" / "toys", ROOT / "results" / "decomposition"
+BENCHMARKS = ROOT / "results" / "benchmarks"
 TOY_NAMES = {
     "tms_5_2": "TMS 5-2",
     "tms_5_2_spd": "TMS 5-2, no adversary (SPD)",
@@ -155,6 +156,34 @@ def front() -> str:
     return markdown(["minimality", *names], rows)
 
 
+def speed() -> str:
+    """Tokens per second of a decomposition step, as `benchmarks.decompose` measured them."""
+    names = {
+        "reference": "plain reference",
+        "paper": "`recipe=paper`, the same mathematics",
+        "merged": "`recipe=merged`",
+        "merged_compiled": "`recipe=merged compile=true`",
+    }
+    header, columns = [""], []
+    for size in ("embedded", "goodfire_block"):
+        found = json.loads((BENCHMARKS / f"decompose_{size}.json").read_text())[size]
+        columns.append(found["variants"])
+        header += [f"{size}: tokens/s", "× reference", "× floor", "peak GB"]
+    rows = []
+    for name, words in names.items():
+        cells = [words]
+        for variants in columns:
+            own = variants[name]
+            cells += [
+                f"{own['tokens_per_second']:,.0f}",
+                f"{own['times_reference']:.2f}",
+                f"{own['times_floor']:.1f}",
+                f"{own['peak_memory_bytes'] / 1e9:.1f}",
+            ]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "target": target,
     "decomposition": decomposition,
@@ -163,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "toys": toys,
     "front": front,
+    "speed": speed,
 }
 
 

@@ -1,12 +1,13 @@
 r"""Do decompositions of one target, by different seeds, find the same subcomponents?
 
-    python scripts/stability.py embedded runs/seed1 runs/seed2 --out results/decomposition \
+    python scripts/stability.py embedded embedded_seed1 embedded_seed2 --out results/decomposition \
         [key=value ...]
 
 The first is compared with each other: at every site, the best match of every subcomponent by the
-cosine of the rank-1 matrices, the correlation of the two's importances over held-out text, and, as
-a control, the best cosine when the other's U are dealt to its V at random. Subcomponents that fire
-for one language alone are looked at by themselves. Writes stability.md, and for each pair a picture
+cosine of the rank-1 matrices, the correlation of the two's importances over held-out text (where
+both are stored with what predicts them), and, as a control, the best cosine when the other's U are
+dealt to its V at random. Which are alive, and which fire for one language alone, their harvests
+say. Writes stability.md, and for each pair a picture
 with its numbers, a row per subcomponent (stability_1.csv, ...).
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,12 @@ import pandas as pd
 import torch
 from decomposed import composed, told_apart
 from hydra.utils import instantiate
+from torch import Tensor
 
 from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.stability import matches
+from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
@@ -32,45 +36,54 @@ from pd_finetune.plots import style
 from pd_finetune.plots.evidence import stability
 from pd_finetune.quality import held_out_windows
 from pd_finetune.runtime import device_of, prepare
-from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI, fires_for, is_exclusive
+from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI
+from pd_finetune.selection.store import Harvest, load_harvest
 from pd_finetune.targets.load import Target, load_target
 
 LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a few tokens of this text, or none
 NEAR = 0.9  # a cosine above it is called the same direction
 
 
-def importances(
-    target: Target, decomposition: Decomposition, texts: dict[str, torch.Tensor]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """By language and site, causal importances [tokens, C]."""
-    return {
-        language: {
-            site: ci.flatten(0, 1)
-            for site, ci in decomposition.causal_importances(target, ids).items()
+@dataclass
+class Found:
+    """One of the decompositions, and what its harvest says."""
+
+    name: str
+    decomposition: Decomposition
+    harvest: Harvest
+
+    @classmethod
+    def of(cls, folder: str, target: Target) -> Found:
+        """Load both; the harvest stands beside the decomposition."""
+        decomposition = load_decomposition(folder, target)
+        beside = decomposition_folder(folder) / "harvest"
+        name = folder if folder in SHIPPED else Path(folder).name
+        return cls(name, decomposition, load_harvest(beside, target, decomposition))
+
+    def mean_ci(self) -> dict[str, Tensor]:
+        """Mean importance [C] by site, over languages."""
+        table = self.harvest.subcomponents
+        return {
+            str(site): torch.tensor(rows.sort_values("index")["mean_ci"].to_numpy())
+            for site, rows in table.groupby("site")
         }
-        for language, ids in texts.items()
-    }
+
+    def exclusive(self) -> dict[tuple[str, int], str]:
+        """The language of each subcomponent that fires for it alone."""
+        rows = self.harvest.subcomponents
+        rows = rows[rows["exclusive"]]
+        keys = zip(rows["site"], rows["index"], strict=True)
+        return dict(zip(keys, rows["top_language"], strict=True))
+
+    def importances(self, target: Target, ids: Tensor) -> dict[str, Tensor] | None:
+        """Importances [tokens, C] by site; None where their function is not stored."""
+        if self.decomposition.stored_ci_function is None:
+            return None
+        found = self.decomposition.causal_importances(target, ids)
+        return {site: ci.flatten(0, 1).cpu() for site, ci in found.items()}
 
 
-def exclusives(by_language: dict[str, dict[str, torch.Tensor]]) -> dict[tuple[str, int], str]:
-    """The language of each subcomponent that fires for it alone."""
-    found = {}
-    for site in next(iter(by_language.values())):
-        means = {name: ci[site].mean(0).tolist() for name, ci in by_language.items()}
-        for index in range(len(next(iter(means.values())))):
-            own = {name: values[index] for name, values in means.items()}
-            if is_exclusive(own):
-                found[site, index] = fires_for(own)[0]
-    return found
-
-
-def over_languages(by_language: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Importances by site, the tokens of all languages in a row."""
-    sites = next(iter(by_language.values()))
-    return {site: torch.cat([ci[site] for ci in by_language.values()]) for site in sites}
-
-
-def page(matched: pd.DataFrame, language: str, tokens: int) -> str:
+def page(matched: pd.DataFrame, language: str, tokens: int, harvest: Harvest) -> str:
     """A row per pair and group of subcomponents."""
     lines = [
         "| pair | subcomponents | number | median cosine | chance | cosine above "
@@ -91,7 +104,7 @@ def page(matched: pd.DataFrame, language: str, tokens: int) -> str:
                 f"{part['control_cosine'].median():.2f}",
                 f"{(part['cosine'] > NEAR).mean():.0%}",
                 f"{part['mutual'].mean():.0%}",
-                f"{part['correlation'].median():.2f}",
+                "–" if part["correlation"].isna().all() else f"{part['correlation'].median():.2f}",
                 "–" if name == "all" else f"{same.mean():.0%}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -101,9 +114,10 @@ def page(matched: pd.DataFrame, language: str, tokens: int) -> str:
         "Each subcomponent of the first decomposition and its best match, by the cosine of the "
         "rank-1 matrices, at the\nsame site of the second. *Chance*: the best cosine when the "
         "second's U are dealt to its V at random. *Mutual*: the\nmatch's own best match is the "
-        "first. *Correlation*: of the two's causal importances over tokens.\n"
-        f"Held-out text, {tokens:,} tokens; mean CI of {LEAST_MEAN_CI:g} or more. *Alone*: fires "
-        f"for one language (mean CI {EXCLUSIVE_MEAN_CI:g} or more,\nten times any other's).\n\n"
+        f"first. *Correlation*: of the two's causal importances over {tokens:,} held-out tokens.\n"
+        f"Mean CI of {LEAST_MEAN_CI:g} or more on the harvest's text "
+        f"({sum(harvest.config['tokens_per_language'].values()):,} tokens). *Alone*: fires for one "
+        f"language (mean CI {EXCLUSIVE_MEAN_CI:g}\nor more, ten times any other's).\n\n"
         f"{table}\n"
     )
 
@@ -111,7 +125,7 @@ def page(matched: pd.DataFrame, language: str, tokens: int) -> str:
 def main() -> None:
     """Match the first decomposition with the others."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("first", help="folder of a decomposition; embedded: the one that ships")
+    parser.add_argument("first", help="folder of a decomposition, with its harvest; or embedded")
     parser.add_argument("others", nargs="+", help="folders of others of the same target")
     parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
     parser.add_argument("--rows", type=int, default=64, help="held-out windows of each language")
@@ -135,41 +149,34 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     if options.language not in config.languages.all:
         possible = ", ".join(config.languages.all)
         raise UserError(f"--language {options.language}: possible are {possible}")
-    first = load_decomposition(options.first, target)
-    held_out = held_out_windows(config, target, source, first.window)
-    texts = {
-        language: torch.from_numpy(rows).to(target.device) for language, rows in held_out.items()
-    }
-    own = importances(target, first, texts)
-    alone = exclusives(own)
+    first = Found.of(options.first, target)
+    held_out = held_out_windows(config, target, source, first.decomposition.window)
+    ids = torch.from_numpy(np.concatenate(list(held_out.values()))).to(target.device)
+    mean_ci, alone = first.mean_ci(), first.exclusive()
+    own = first.importances(target, ids)
     out, parts = make_folder(options.out), []
     for number, folder in enumerate(options.others, 1):
-        other = load_decomposition(folder, target)
-        theirs = importances(target, other, texts)
-        their_alone = exclusives(theirs)
+        other = Found.of(folder, target)
         found = matches(
-            first.components,
-            over_languages(own),
-            other.components,
-            over_languages(theirs),
+            first.decomposition.components.cpu(),
+            mean_ci,
+            other.decomposition.components.cpu(),
+            other.mean_ci(),
             LEAST_MEAN_CI,
+            own,
+            None if own is None else other.importances(target, ids),
         )
         keys = zip(found["site"], found["index"], strict=True)
         found["exclusive"] = [alone.get(key, "") for key in keys]
-        keys = zip(found["site"], found["match"], strict=True)
+        keys, their_alone = zip(found["site"], found["match"], strict=True), other.exclusive()
         found["match_exclusive"] = [their_alone.get(key, "") for key in keys]
-        found.insert(0, "pair", f"{_name(options.first)}, {_name(folder)}")
+        found.insert(0, "pair", f"{first.name}, {other.name}")
         style.save(stability.draw(found, options.language), out, f"stability_{number}")
         parts.append(found)
     matched = pd.concat(parts, ignore_index=True)
-    tokens = int(np.sum([ids.numel() for ids in texts.values()]))
-    text = page(matched, options.language, tokens)
+    text = page(matched, options.language, ids.numel(), first.harvest)
     write_text(out / "stability.md", text)
     print(text)
-
-
-def _name(folder: str) -> str:
-    return folder if folder == "embedded" else Path(folder).name
 
 
 if __name__ == "__main__":

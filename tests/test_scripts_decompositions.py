@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,23 @@ import pandas as pd
 import pytest
 import torch
 
+from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
+from pd_finetune.selection.store import load_harvest
+from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import decomposed as decomposed_script
 import front as front_script
+import slim_decomposition as slim_script
 import stability as stability_script
 
 COEFFICIENTS = ["1e-4", "1e-3"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PD_FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -160,17 +158,26 @@ def test_change_compares_the_halves_of_the_last_fifth() -> None:
     assert math.isnan(front_script.change(curve, "adversarial_kl_nats"))
 
 
+def harvested(words: list[str], shared: list[str]) -> Path:
+    """The start of `words`, with a harvest beside it."""
+    start = Path(next(w for w in words if w.startswith("start_from=")).split("=", 1)[1])
+    if not (start / "harvest").is_dir():
+        given = ["decomposition=folder", f"decomposition.folder={start}", "rows_per_language=4"]
+        parts.run_stage("harvest", [*shared, *given])
+    return start
+
+
 def test_a_decomposition_is_stable_against_itself(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    start = next(word for word in words if word.startswith("start_from=")).split("=", 1)[1]
-    shutil.copytree(start, tmp_path / "copy")
     shared = [
         word for word in words if word.startswith(("model", "languages", "device", "threads"))
     ]
+    start = harvested(words, shared)
+    shutil.copytree(start, tmp_path / "copy")
     options = [start, tmp_path / "copy", "--out", tmp_path / "out", "--rows", "4"]
     assert call(stability_script, monkeypatch, *options, *shared)[0] == 0
     found = pd.read_csv(tmp_path / "out" / "stability_1.csv")
@@ -181,6 +188,16 @@ def test_a_decomposition_is_stable_against_itself(
     assert f"| all | {len(found)} | 1.00 |" in page and page in capsys.readouterr().out
     assert call(stability_script, monkeypatch, *options, *shared, "--language", "xx")[0] == 2
     assert "--language xx: possible are de, en" in capsys.readouterr().err
+    # of what ships of other seeds there are no correlations, and a cosine in 16 bits
+    slim = [start, "--out", tmp_path / "slim"]
+    assert call(slim_script, monkeypatch, *slim)[0] == 0
+    options = [start, tmp_path / "slim", "--out", tmp_path / "again", "--rows", "4"]
+    assert call(stability_script, monkeypatch, *options, *shared)[0] == 0
+    again = pd.read_csv(tmp_path / "again" / "stability_1.csv")
+    assert list(again["match"]) == list(found["match"])
+    assert again["cosine"].to_numpy() == pytest.approx(1.0, abs=1e-4)
+    assert again["correlation"].isna().all()
+    pd.testing.assert_series_equal(again["match_exclusive"], found["match_exclusive"])
 
 
 def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
@@ -188,3 +205,40 @@ def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
         parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path / 'o'}"])
     with pytest.raises(UserError, match="is the folder that the new one goes to"):
         parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path}"])
+
+
+def test_a_slim_decomposition_is_edited_and_no_more(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = [w for w in words if w.startswith(("model", "languages", "device", "threads"))]
+    start, out = harvested(words, shared), tmp_path / "slim"
+    assert call(slim_script, monkeypatch, start, "--out", out)[0] == 0
+    target = load_target(shared[1].split("=", 1)[1], torch.device("cpu"))
+    whole, slim = (load_decomposition(str(folder), target) for folder in (start, out))
+    assert slim.hash != whole.hash == slim.record["whole_sha256"]
+    assert slim.all_keys() == whole.all_keys()
+    for site in whole.sites:
+        for own, exact in (
+            (slim.components.V(site), whole.components.V(site)),
+            (slim.components.U(site), whole.components.U(site)),
+        ):
+            torch.testing.assert_close(own, exact, rtol=2**-11, atol=1e-7)
+    before = load_harvest(start / "harvest", target, whole)
+    after = load_harvest(out / "harvest", target, slim)
+    pd.testing.assert_frame_equal(after.subcomponents, before.subcomponents)
+    assert 0 < len(after.examples) == before.examples["key"].nunique() < len(before.examples)
+    for rank in ("pmi_rank", "weight_rank"):
+        foremost = [h.tokens[h.tokens[rank].between(1, 4)] for h in (after, before)]
+        assert len(foremost[0]) == len(foremost[1]) > 0
+    assert len(after.tokens) < len(before.tokens)
+    with pytest.raises(UserError, match="without its causal-importance function"):
+        parts.run_stage("harvest", [*shared, "decomposition=folder", f"decomposition.folder={out}"])
+    with pytest.raises(UserError, match="without its causal-importance function"):
+        slim.causal_importances(target, torch.ones(1, 4, dtype=torch.long))
+    assert call(slim_script, monkeypatch, start, "--out", start)[0] == 2
+    assert "would replace the whole" in capsys.readouterr().err
+    assert call(slim_script, monkeypatch, tmp_path, "--out", out)[0] == 2
+    assert "no decomposition with a harvest" in capsys.readouterr().err

@@ -22,16 +22,32 @@ class Decomposition:
     """Subcomponents and causal-importance function of one target.
 
     Args:
+        stored_ci_function: None where only V and U are kept, which edits are made of; what asks
+            for `ci_function` is then refused.
         window: sequence length the causal-importance function was trained on, in tokens.
         hash: hex SHA-256 of the file it came from.
         record: the training record kept beside the weights (config, evidence).
     """
 
     components: Subcomponents
-    ci_function: CIFunction
+    stored_ci_function: CIFunction | None
     window: int
     hash: str = ""
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ci_function(self) -> CIFunction:
+        """What predicts the importances.
+
+        Raises:
+            UserError: it was left out of what is stored.
+        """
+        if self.stored_ci_function is None:
+            raise UserError(
+                "this decomposition is stored without its causal-importance function: it can be "
+                "edited with its harvest, not harvested, measured or trained on"
+            )
+        return self.stored_ci_function
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -41,7 +57,7 @@ class Decomposition:
         """Every subcomponent, sites in the order of the causal-importance head (sorted)."""
         return [
             SubcomponentKey(name, index)
-            for name in self.ci_function.order
+            for name in sorted(self.sites)
             for index in range(self.sites[name].C)
         ]
 

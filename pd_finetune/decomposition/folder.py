@@ -8,13 +8,20 @@ from pathlib import Path
 from pd_finetune.errors import UserError
 from pd_finetune.files import cache_folder, source_sha256
 
-EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
+_EMBEDDED = Path(__file__).parent.parent / "embedded"
+EMBEDDED_DECOMPOSITION = _EMBEDDED / "decomposition"
+# those that ship; of the other seeds only what an edit needs
+SHIPPED = {
+    "embedded": EMBEDDED_DECOMPOSITION,
+    "embedded_seed1": _EMBEDDED / "decomposition_seed1",
+    "embedded_seed2": _EMBEDDED / "decomposition_seed2",
+}
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
 def decomposition_folder(folder: str, option: str = "decomposition.folder") -> Path:
-    """The folder meant by `decomposition.folder` ("embedded": the one that ships).
+    """The folder meant by `decomposition.folder` (a name in `SHIPPED`: one that ships).
 
     Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
     is what `decomposition=train` left in the cache.
@@ -25,8 +32,8 @@ def decomposition_folder(folder: str, option: str = "decomposition.folder") -> P
     Raises:
         UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
     """
-    if folder == "embedded":
-        return EMBEDDED_DECOMPOSITION
+    if folder in SHIPPED:
+        return SHIPPED[folder]
     if folder == "train":
         raise UserError(
             "decomposition=train is for python -m pd_finetune.run, which prints what to give here "

@@ -81,7 +81,7 @@ def load_decomposition(
     try:
         record = json.loads((root / RECORD).read_text())
         sites = {name: Site(**fields) for name, fields in record["sites"].items()}
-        size = CIFunctionConfig(**record["ci_function"])
+        size = record["ci_function"] and CIFunctionConfig(**record["ci_function"])
         reads, window = record["reads"], int(record["window"])
         target_hash, weights_hash = record["target_hash"], record["weights_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,16 +99,18 @@ def load_decomposition(
     tensors = load_file(root / WEIGHTS)
     # nothing is made only to be overwritten: the file's tensors, memory-mapped, become the weights
     with torch.device("meta"):
-        components, ci_function = Subcomponents(sites), CIFunction(sites, reads, size)
+        components = Subcomponents(sites)
+        ci_function = None if size is None else CIFunction(sites, reads, size)
     for name, site in sites.items():
         module_at(target.model, site)
         components.assign(name, tensors[f"V.{name}"].float(), tensors[f"U.{name}"].float())
-    prefix = "ci_function."
-    ci_function.load_state_dict(
-        {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)},
-        assign=True,
-    )
     device = target.device
     components.requires_grad_(False).to(device)
-    ci_function.requires_grad_(False).to(device)
+    if ci_function is not None:
+        prefix = "ci_function."
+        ci_function.load_state_dict(
+            {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)},
+            assign=True,
+        )
+        ci_function.requires_grad_(False).to(device)
     return Decomposition(components, ci_function, window, weights_hash, record)

@@ -6,15 +6,15 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from pd_finetune.decomposition.checkpoint import identity, read_checkpoint, write_checkpoint
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
@@ -30,7 +30,7 @@ from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition.step import StepMaker, StepSlopes
 from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.distributed import Workers
-from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.errors import TrainingError
 from pd_finetune.files import replacing
 from pd_finetune.targets.readout import Decomposable
 
@@ -234,18 +234,8 @@ class Trainer:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def _identity(self) -> dict[str, Any]:
-        config = asdict(self.config)
-        text = "mixture" if self.config.toy is None else "toy"
-        kept = ["sites", "recipe", "ci_function", text, "seed"]
-        if self.config.initial != "row_space":
-            kept.append("initial")  # so, too, without changing older checkpoints' identity
-        if self.config.recipe.adversary_warmup_fraction == 0:
-            del config["recipe"]["adversary_warmup_fraction"]
-        if self.config.ci_function.kind == "transformer":
-            del config["ci_function"]["kind"]  # as in checkpoints older than the choice
-        start = {} if self.start_hash is None else {"start": self.start_hash}
-        return {"target": self.target.hash, **start, **{name: config[name] for name in kept}}
+    def _identity(self) -> str:
+        return identity(self.config, self.target.hash, self.start_hash)
 
     def save(self, path: Path) -> None:
         """Write the whole state atomically, then the metrics so far; the main process does."""
@@ -253,21 +243,17 @@ class Trainer:
         sources = self._all_sources()
         if not self.workers.is_main:
             return
-        with replacing(path) as temporary:
-            torch.save(
-                {
-                    "identity": json.dumps(self._identity(), sort_keys=True),
-                    "components": self.components.state_dict(),
-                    "ci_function": self.ci_function.state_dict(),
-                    "sources": sources,
-                    "frequency": maker.frequency.state_dict(),
-                    "optimiser": self.optimiser.state_dict(),
-                    "step": self.step,
-                    "seconds": self.seconds,
-                    "history": self.history,
-                },
-                temporary,
-            )
+        state = {
+            "components": self.components.state_dict(),
+            "ci_function": self.ci_function.state_dict(),
+            "sources": sources,
+            "frequency": maker.frequency.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        write_checkpoint(path, self._identity(), state)
         with replacing(self.folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
 
@@ -288,16 +274,7 @@ class Trainer:
         Raises:
             UserError: the file is broken, or is of another target or configuration.
         """
-        try:
-            state = torch.load(path, map_location=self.target.device, weights_only=True)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
-        if state.get("identity") != json.dumps(self._identity(), sort_keys=True):
-            raise UserError(
-                f"checkpoint '{path}' is of another target or configuration: "
-                "give another out=, or delete it"
-            )
+        state = read_checkpoint(path, self._identity(), self.target.device)
         self.components.load_state_dict(state["components"])
         self.ci_function.load_state_dict(state["ci_function"])
         if self.maker.sources is not None:

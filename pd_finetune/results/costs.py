@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
 from pd_finetune.results.arms import arms_of
-from pd_finetune.results.firing import EMBEDDED
+from pd_finetune.targets.folder import EMBEDDED_TARGET
 
 ONCE, PER_METHOD, PER_EDIT = "once per model", "once per method", "per edit"
 COLUMNS = ("stage", "counted", "tokens", "target_tokens", "flops", "seconds", "note")
@@ -100,8 +101,8 @@ def folders_of(frame: pd.DataFrame) -> tuple[Path, Path] | None:
     What stands there now may be another decomposition than the one that the runs edited.
     """
     model, parts = str(frame["model"].iloc[0]), str(frame["decomposition"].iloc[0])
-    target = EMBEDDED / "target" if model == "embedded" else Path(model)
-    decomposition = EMBEDDED / "decomposition" if parts == "embedded" else Path(parts)
+    target = EMBEDDED_TARGET if model == "embedded" else Path(model)
+    decomposition = SHIPPED.get(parts, Path(parts))
     files = [target / "model.safetensors"]
     files += [decomposition / f"decomposition.{kind}" for kind in ("json", "safetensors")]
     if not all(path.is_file() for path in files):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.results.arms import arms_of
 
-EMBEDDED = Path(__file__).parent.parent / "embedded"
 TOKENS_SHOWN = 6
 
 
@@ -20,7 +20,7 @@ def harvest_folder(frame: pd.DataFrame) -> Path | None:
     Nothing is downloaded or converted for a figure.
     """
     name = str(frame["decomposition"].iloc[0])
-    folder = (EMBEDDED / "decomposition" if name == "embedded" else Path(name)) / "harvest"
+    folder = SHIPPED.get(name, Path(name)) / "harvest"
     try:
         config = json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
         found = config["hashes"]["decomposition"]

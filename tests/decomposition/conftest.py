@@ -1,14 +1,10 @@
-"""One thread and an own cache: results are compared bit by bit."""
+"""Every module here computes with a cache of its own."""
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread_own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PD_FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(own_cache: Path) -> Path:
+    return own_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,17 @@ def components(seed: int, C: int = 4, name: str = "s") -> Subcomponents:
         for parameter in made.parameters():
             parameter.normal_(generator=generator)
     return made
+
+
+def matched(
+    one: Subcomponents,
+    ci: dict[str, torch.Tensor],
+    other: Subcomponents,
+    other_ci: dict[str, torch.Tensor],
+    least: float,
+) -> pd.DataFrame:
+    means = ({site: values.mean(0) for site, values in of.items()} for of in (ci, other_ci))
+    return matches(one, next(means), other, next(means), least, ci, other_ci)
 
 
 def importances(seed: int, C: int = 4) -> dict[str, torch.Tensor]:
@@ -57,7 +69,7 @@ def test_a_permuted_copy_matches_itself() -> None:
         other.V("s").copy_(-3 * one.V("s")[:, order])
         other.U("s").copy_(one.U("s")[order] / -3)
     ci = importances(0)
-    found = matches(one, ci, other, {"s": ci["s"][:, order]}, 1e-6)
+    found = matched(one, ci, other, {"s": ci["s"][:, order]}, 1e-6)
     back = {int(new): old for old, new in enumerate(order)}
     assert list(found["match"]) == [back[i] for i in range(4)]
     assert found["cosine"].to_numpy() == pytest.approx(1.0, abs=1e-5)
@@ -69,7 +81,7 @@ def test_a_permuted_copy_matches_itself() -> None:
 
 def test_strangers_match_no_better_than_the_control() -> None:
     one, other = components(0, 40), components(1, 40)
-    found = matches(one, importances(0, 40), other, importances(1, 40), 1e-6)
+    found = matched(one, importances(0, 40), other, importances(1, 40), 1e-6)
     assert abs(found["cosine"].mean() - found["control_cosine"].mean()) < 0.05
     assert found["cosine"].mean() < 0.9
 
@@ -79,7 +91,7 @@ def test_what_is_dead_stands_on_neither_side() -> None:
     ci, other_ci = importances(0), importances(0)
     ci["s"][:, 1] = 0
     other_ci["s"][:, 2] = 0
-    found = matches(one, ci, other, other_ci, 0.01)
+    found = matched(one, ci, other, other_ci, 0.01)
     assert list(found["index"]) == [0, 2, 3]
     assert 2 not in list(found["match"])
     rows = found.set_index("index")
@@ -90,7 +102,7 @@ def test_what_is_dead_stands_on_neither_side() -> None:
 def test_a_site_where_the_other_has_nothing_has_no_match() -> None:
     one, other_ci = components(0), importances(0)
     other_ci["s"][:] = 0
-    found = matches(one, importances(0), one, other_ci, 0.01)
+    found = matched(one, importances(0), one, other_ci, 0.01)
     assert list(found["index"]) == [0, 1, 2, 3]
     assert set(found["match"]) == {-1} and not found["mutual"].any()
     assert (found[["cosine", "correlation"]] == 0).all(axis=None)
@@ -99,13 +111,23 @@ def test_a_site_where_the_other_has_nothing_has_no_match() -> None:
 def test_one_alone_has_no_control() -> None:
     one, other_ci = components(0), importances(0)
     other_ci["s"][:, 1:] = 0
-    found = matches(one, importances(0), one, other_ci, 0.01)
+    found = matched(one, importances(0), one, other_ci, 0.01)
     assert set(found["match"]) == {0} and found["control_cosine"].isna().all()
+
+
+def test_without_importances_there_are_cosines_alone() -> None:
+    one, other, ci = components(0), components(1), importances(0)
+    means = {"s": ci["s"].mean(0)}
+    found, whole = matches(one, means, other, means, 1e-6), matched(one, ci, other, ci, 1e-6)
+    assert found[["correlation", "best_correlation"]].isna().all(axis=None)
+    assert set(found["best_correlation_match"]) == {-1}
+    same = ["index", "mean_ci", "match", "cosine", "mutual", "control_cosine"]
+    pd.testing.assert_frame_equal(found[same], whole[same])
 
 
 def test_refusals() -> None:
     one = components(0)
     with pytest.raises(UserError, match="different sites cannot be matched: s and t"):
-        matches(one, importances(0), components(0, name="t"), importances(0), 1e-6)
+        matched(one, importances(0), components(0, name="t"), importances(0), 1e-6)
     with pytest.raises(UserError, match="no subcomponent has a mean CI of 2"):
-        matches(one, importances(0), one, importances(0), 2.0)
+        matched(one, importances(0), one, importances(0), 2.0)

@@ -6,14 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION
 from pd_finetune.errors import UserError
 from pd_finetune.plots import firing as plot
-from pd_finetune.results.firing import EMBEDDED, fires_on, harvest_folder, selected
+from pd_finetune.results.firing import fires_on, harvest_folder, selected
 from pd_finetune.results.record import Hashes, RunRecord
 from pd_finetune.results.summary import runs_frame
 from tests.plots import synthetic
 
-FOLDER = EMBEDDED / "decomposition" / "harvest"
+FOLDER = EMBEDDED_DECOMPOSITION / "harvest"
 
 
 def of_embedded(keys: list[str], arm: str = "one_scalar", seed: int = 0) -> RunRecord:

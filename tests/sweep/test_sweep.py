@@ -121,7 +121,6 @@ def test_a_finished_sweep_is_over_soon_and_loads_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_do_the_same_and_list_failures(
     tmp_path: Path, whole: dict[str, Any], launcher: str
@@ -139,6 +138,7 @@ def test_launchers_do_the_same_and_list_failures(
         f"arm={arm} budget=1000000000" for arm in ("one_scalar", "lora_r1")
     ]
     assert all("give" in line for line in listed)
+    assert "Warning" not in done.stderr
     assert "sweep: 4 done, 0 skipped, 2 failed of 6" in lines
     assert not list(tmp_path.glob(".sweep-*"))
 

@@ -52,22 +52,25 @@ def correlations(
 @torch.no_grad()
 def matches(
     components: Subcomponents,
-    ci: Mapping[str, Float[Tensor, "tokens C"]],
+    mean_ci: Mapping[str, Float[Tensor, " C"]],
     other: Subcomponents,
-    other_ci: Mapping[str, Float[Tensor, "tokens D"]],
+    other_mean_ci: Mapping[str, Float[Tensor, " D"]],
     least_mean_ci: float,
+    ci: Mapping[str, Float[Tensor, "tokens C"]] | None = None,
+    other_ci: Mapping[str, Float[Tensor, "tokens D"]] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Each subcomponent's best match at the same site of the other decomposition.
 
     Args:
-        ci, other_ci: causal importances by site on the same tokens.
+        mean_ci, other_mean_ci: mean causal importance by site.
         least_mean_ci: those of a lower mean CI stand on neither side.
+        ci, other_ci: causal importances by site on the same tokens; None: no correlations (NaN).
 
     Returns:
         A row per subcomponent: `site`, `index`, `mean_ci`; `match`, the index of highest cosine,
         its `cosine`, `mutual` (whether it is the match of its match), `correlation` of the two's
-        CI; `best_correlation` and `best_correlation_match` over all of the site; and
+        CI; `best_correlation` and `best_correlation_match` over all of the site (-1: not known);
         `control_cosine`, the mean highest cosine when the other's U are dealt to its V at random.
         Where the other has nothing at the site, `match` is -1 and cosines and correlations are 0;
         where it has one, there is no other U to deal, and `control_cosine` is NaN.
@@ -83,7 +86,7 @@ def matches(
     generator = torch.Generator().manual_seed(seed)
     found = []
     for site in components.sites:
-        mean, other_mean = ci[site].mean(0), other_ci[site].mean(0)
+        mean, other_mean = mean_ci[site], other_mean_ci[site]
         own = (mean >= least_mean_ci).nonzero()[:, 0]
         others = (other_mean >= least_mean_ci).nonzero()[:, 0]
         if len(own) == 0:
@@ -97,9 +100,9 @@ def matches(
         else:
             columns |= _matched(
                 (components.V(site)[:, own], components.U(site)[own]),
-                ci[site][:, own],
+                None if ci is None else ci[site][:, own],
                 (other.V(site)[:, others], other.U(site)[others]),
-                other_ci[site][:, others],
+                None if other_ci is None else other_ci[site][:, others],
                 others,
                 generator,
             )
@@ -112,16 +115,23 @@ def matches(
 
 def _matched(
     own: tuple[Tensor, Tensor],
-    ci: Float[Tensor, "tokens C"],
+    ci: Float[Tensor, "tokens C"] | None,
     other: tuple[Tensor, Tensor],
-    other_ci: Float[Tensor, "tokens D"],
+    other_ci: Float[Tensor, "tokens D"] | None,
     indices: Tensor,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The columns of one site; `indices` are the other's own numbers of its D subcomponents."""
-    cosine, correlation = cosines(*own, *other), correlations(ci, other_ci)
+    cosine = cosines(*own, *other)
     best, match = cosine.max(1)
-    most, most_match = correlation.max(1)
+    if ci is None or other_ci is None:
+        nothing = torch.full_like(best, torch.nan)
+        correlation, most, most_match = nothing, nothing, torch.full_like(match, -1)
+    else:
+        between = correlations(ci, other_ci)
+        correlation = between.gather(1, match[:, None])[:, 0]
+        most, most_match = between.max(1)
+        most_match = indices[most_match]
     V, U = other
     dealt = [cosines(*own, V, U[_dealt(len(indices), generator)]).amax(1) for _ in range(_CONTROLS)]
     control = torch.stack(dealt).mean(0)
@@ -129,9 +139,9 @@ def _matched(
         "match": indices[match],
         "cosine": best,
         "mutual": cosine.argmax(0)[match] == torch.arange(len(best), device=match.device),
-        "correlation": correlation.gather(1, match[:, None])[:, 0],
+        "correlation": correlation,
         "best_correlation": most,
-        "best_correlation_match": indices[most_match],
+        "best_correlation_match": most_match,
         "control_cosine": control if len(indices) > 1 else torch.full_like(control, torch.nan),
     }
 
