@@ -40,7 +40,7 @@ from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI
 from pd_finetune.selection.store import Harvest, load_harvest
 from pd_finetune.targets.load import Target, load_target
 
-LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a few tokens of this text, or none
+LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a hundred tokens of a usual harvest, or fewer
 NEAR = 0.9  # a cosine above it is called the same direction
 
 
@@ -57,8 +57,11 @@ class Found:
         """Load both; the harvest stands beside the decomposition."""
         decomposition = load_decomposition(folder, target)
         beside = decomposition_folder(folder) / "harvest"
+        harvest = load_harvest(beside, target, decomposition)
+        if missing := set(decomposition.sites) - set(harvest.config["sites"]):
+            raise UserError(f"the harvest in '{beside}' lacks {', '.join(sorted(missing))}")
         name = folder if folder in SHIPPED else Path(folder).name
-        return cls(name, decomposition, load_harvest(beside, target, decomposition))
+        return cls(name, decomposition, harvest)
 
     def mean_ci(self) -> dict[str, Tensor]:
         """Mean importance [C] by site, over languages."""
@@ -114,7 +117,8 @@ def page(matched: pd.DataFrame, language: str, tokens: int, harvest: Harvest) ->
         "Each subcomponent of the first decomposition and its best match, by the cosine of the "
         "rank-1 matrices, at the\nsame site of the second. *Chance*: the best cosine when the "
         "second's U are dealt to its V at random. *Mutual*: the\nmatch's own best match is the "
-        f"first. *Correlation*: of the two's causal importances over {tokens:,} held-out tokens.\n"
+        f"first. *Correlation*: of the two's causal importances over {tokens:,} held-out tokens "
+        "(–: one is stored without\nwhat predicts them).\n"
         f"Mean CI of {LEAST_MEAN_CI:g} or more on the harvest's text "
         f"({sum(harvest.config['tokens_per_language'].values()):,} tokens). *Alone*: fires for one "
         f"language (mean CI {EXCLUSIVE_MEAN_CI:g}\nor more, ten times any other's).\n\n"
@@ -126,7 +130,7 @@ def main() -> None:
     """Match the first decomposition with the others."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("first", help="folder of a decomposition, with its harvest; or embedded")
-    parser.add_argument("others", nargs="+", help="folders of others of the same target")
+    parser.add_argument("others", nargs="+", help="folders of others, likewise")
     parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
     parser.add_argument("--rows", type=int, default=64, help="held-out windows of each language")
     parser.add_argument("--language", default="de", help="whose subcomponents are marked")
@@ -146,10 +150,10 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     prepare(config.threads)
     target = load_target(config.model.folder, device_of(config.device), config.model.dtype)
     source = instantiate(config.languages.source)
-    if options.language not in config.languages.all:
-        possible = ", ".join(config.languages.all)
-        raise UserError(f"--language {options.language}: possible are {possible}")
     first = Found.of(options.first, target)
+    if options.language not in first.harvest.languages:
+        possible = ", ".join(first.harvest.languages)
+        raise UserError(f"--language {options.language}: possible are {possible}")
     held_out = held_out_windows(config, target, source, first.decomposition.window)
     ids = torch.from_numpy(np.concatenate(list(held_out.values()))).to(target.device)
     mean_ci, alone = first.mean_ci(), first.exclusive()
@@ -157,6 +161,11 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     out, parts = make_folder(options.out), []
     for number, folder in enumerate(options.others, 1):
         other = Found.of(folder, target)
+        if other.harvest.config["hashes"]["text"] != first.harvest.config["hashes"]["text"]:
+            raise UserError(
+                f"the harvests of '{options.first}' and '{folder}' are of other languages or text: "
+                "run python -m pd_finetune.harvest on the same for both"
+            )
         found = matches(
             first.decomposition.components.cpu(),
             mean_ci,

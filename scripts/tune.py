@@ -5,7 +5,7 @@
 For each band of budgets, at one budget inside it: first a grid of 4 x 4 settings with one sample of
 tokens, then a cross around the best (half and double the rate, a third and three times the weight)
 with two samples, then at the best of these a third setting, lower and higher: LoRA's alpha, a
-quarter and four times, or where masks start, -1 and 1/2. Samples are of seeds that no reported run
+quarter and four times, or where masks start, 0 and -4. Samples are of seeds that no reported run
 draws. A trial is a full fine-tune, scored on validation text: nats short of chance on the target
 language, plus ten times what English damage exceeds 0.10 nats; ties go to the lower damage. All
 trials are kept in <out>/<arm>.csv; one that is there is not done again. What it prints last goes
@@ -34,8 +34,8 @@ LR = {
 }
 # a third setting: that of the grid and the cross, then what is tried at the best of these
 THIRD = {
-    "one_scalar": ("start=0.0", "start=-1.0", "start=0.5"),
-    "top16": ("start=0.0", "start=-1.0", "start=0.5"),
+    "one_scalar": ("start=-1.0", "start=0.0", "start=-4.0"),
+    "top16": ("start=-1.0", "start=0.0", "start=-4.0"),
     "lora_r1": ("alpha=1.0", "alpha=0.25", "alpha=4.0"),
     "lora_r4": ("alpha=4.0", "alpha=1.0", "alpha=16.0"),
     "localized_lora": ("alpha=1.0", "alpha=0.25", "alpha=4.0"),

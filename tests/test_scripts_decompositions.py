@@ -16,7 +16,10 @@ import torch
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
-from pd_finetune.selection.store import load_harvest
+from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.results.costs import sizes_of
+from pd_finetune.selection.rank import select_top
+from pd_finetune.selection.store import Harvest, load_harvest
 from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
 
@@ -188,6 +191,8 @@ def test_a_decomposition_is_stable_against_itself(
     assert f"| all | {len(found)} | 1.00 |" in page and page in capsys.readouterr().out
     assert call(stability_script, monkeypatch, *options, *shared, "--language", "xx")[0] == 2
     assert "--language xx: possible are de, en" in capsys.readouterr().err
+    varying = found[found["best_correlation"] > 0]
+    assert len(varying) and varying["correlation"].to_numpy() == pytest.approx(1.0, abs=1e-5)
     # of what ships of other seeds there are no correlations, and a cosine in 16 bits
     slim = [start, "--out", tmp_path / "slim"]
     assert call(slim_script, monkeypatch, *slim)[0] == 0
@@ -197,14 +202,36 @@ def test_a_decomposition_is_stable_against_itself(
     assert list(again["match"]) == list(found["match"])
     assert again["cosine"].to_numpy() == pytest.approx(1.0, abs=1e-4)
     assert again["correlation"].isna().all()
-    pd.testing.assert_series_equal(again["match_exclusive"], found["match_exclusive"])
+    page = (tmp_path / "again" / "stability.md").read_text()
+    assert "| – | – |" in page
+    # harvests of other text, or none
+    shutil.copytree(start, tmp_path / "other")
+    path = tmp_path / "other" / "harvest" / "harvest.json"
+    config = json.loads(path.read_text())
+    config["hashes"]["text"]["de"] = "another"
+    path.write_text(json.dumps(config))
+    options[1] = tmp_path / "other"
+    assert call(stability_script, monkeypatch, *options, *shared)[0] == 2
+    assert "are of other languages or text" in capsys.readouterr().err
+    path.unlink()
+    assert call(stability_script, monkeypatch, *options, *shared)[0] == 2
+    assert "no harvest in" in capsys.readouterr().err
 
 
-def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="start_from"):
-        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path / 'o'}"])
-    with pytest.raises(UserError, match="is the folder that the new one goes to"):
-        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path}"])
+def test_those_for_one_language_alone_are_taken_from_the_harvest() -> None:
+    table = pd.DataFrame(
+        {
+            "site": ["a", "a", "b"],
+            "index": [1, 0, 0],
+            "mean_ci": [0.1, 0.2, 0.3],
+            "exclusive": [True, False, True],
+            "top_language": ["de", "en", "fr"],
+        }
+    )
+    found = stability_script.Found("x", None, Harvest(table, table, table, {}))  # type: ignore[arg-type]
+    assert found.exclusive() == {("a", 1): "de", ("b", 0): "fr"}
+    means = {site: values.tolist() for site, values in found.mean_ci().items()}
+    assert means == {"a": [0.2, 0.1], "b": [0.3]}
 
 
 def test_a_slim_decomposition_is_edited_and_no_more(
@@ -220,25 +247,61 @@ def test_a_slim_decomposition_is_edited_and_no_more(
     whole, slim = (load_decomposition(str(folder), target) for folder in (start, out))
     assert slim.hash != whole.hash == slim.record["whole_sha256"]
     assert slim.all_keys() == whole.all_keys()
-    for site in whole.sites:
-        for own, exact in (
-            (slim.components.V(site), whole.components.V(site)),
-            (slim.components.U(site), whole.components.U(site)),
-        ):
-            torch.testing.assert_close(own, exact, rtol=2**-11, atol=1e-7)
     before = load_harvest(start / "harvest", target, whole)
     after = load_harvest(out / "harvest", target, slim)
-    pd.testing.assert_frame_equal(after.subcomponents, before.subcomponents)
-    assert 0 < len(after.examples) == before.examples["key"].nunique() < len(before.examples)
-    for rank in ("pmi_rank", "weight_rank"):
-        foremost = [h.tokens[h.tokens[rank].between(1, 4)] for h in (after, before)]
-        assert len(foremost[0]) == len(foremost[1]) > 0
-    assert len(after.tokens) < len(before.tokens)
-    with pytest.raises(UserError, match="without its causal-importance function"):
-        parts.run_stage("harvest", [*shared, "decomposition=folder", f"decomposition.folder={out}"])
-    with pytest.raises(UserError, match="without its causal-importance function"):
-        slim.causal_importances(target, torch.ones(1, 4, dtype=torch.long))
-    assert call(slim_script, monkeypatch, start, "--out", start)[0] == 2
-    assert "would replace the whole" in capsys.readouterr().err
-    assert call(slim_script, monkeypatch, tmp_path, "--out", out)[0] == 2
-    assert "no decomposition with a harvest" in capsys.readouterr().err
+    for name in ("subcomponents", "tokens", "examples"):
+        pd.testing.assert_frame_equal(getattr(after, name), getattr(before, name))
+    # the same edit of the same subcomponents
+    ids, logits = torch.arange(12)[None] * 7 % 300, []
+    for decomposition, harvest in ((whole, before), (slim, after)):
+        chosen = select_top(harvest, decomposition, "de", 0, count=3, contrast="en")
+        method = MaskMethod(target, decomposition, chosen.keys, start=-3.0)
+        with method.edited(), torch.no_grad():
+            logits.append(target.model(input_ids=ids).logits)
+    clean = target.model(input_ids=ids).logits
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=2e-3)
+    assert (logits[0] - clean).abs().max() > 0.05
+    # costs count what is left out
+    folder = Path(shared[1].split("=", 1)[1])
+    assert sizes_of(folder, out) == sizes_of(folder, start)
+    given = ["decomposition=folder", f"decomposition.folder={out}"]
+    refused = "stored without its causal-importance function"
+    for stage in ("harvest", "quality"):
+        with pytest.raises(UserError, match=refused):
+            parts.run_stage(stage, [*shared, *given, f"out={tmp_path / stage}"])
+    with pytest.raises(UserError, match=refused):
+        parts.run_stage("decompose", [*words[:-3], f"start_from={out}", f"out={tmp_path / 'd'}"])
+
+
+def test_what_cannot_be_slimmed_is_said(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = [w for w in words if w.startswith(("model", "languages", "device", "threads"))]
+    start, slim = harvested(words, shared), tmp_path / "slim"
+    assert call(slim_script, monkeypatch, start, "--out", slim)[0] == 0
+    broken = tmp_path / "broken"
+    shutil.copytree(start, broken)
+    (broken / "harvest" / "tokens.parquet").write_bytes(b"")
+    capsys.readouterr()
+    for folder, out, message in (
+        (start, start, "a whole decomposition is there"),
+        (slim, tmp_path / "twice", "is slim already"),
+        (broken, tmp_path / "b", "is damaged (tokens.parquet)"),
+        (tmp_path / "nothing", tmp_path / "n", "no decomposition with a harvest"),
+    ):
+        assert call(slim_script, monkeypatch, folder, "--out", out)[0] == 2
+        assert message in capsys.readouterr().err
+        assert out == start or not out.exists()
+    (broken / "decomposition.safetensors").write_bytes(b"")
+    assert call(slim_script, monkeypatch, broken, "--out", tmp_path / "b")[0] == 2
+    assert "is not what its record says" in capsys.readouterr().err
+
+
+def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="start_from"):
+        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path / 'o'}"])
+    with pytest.raises(UserError, match="is the folder that the new one goes to"):
+        parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path}"])

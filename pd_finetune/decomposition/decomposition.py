@@ -43,9 +43,11 @@ class Decomposition:
             UserError: it was left out of what is stored.
         """
         if self.stored_ci_function is None:
+            whole = str(self.record.get("whole_sha256", "unknown"))
             raise UserError(
-                "this decomposition is stored without its causal-importance function: it can be "
-                "edited with its harvest, not harvested, measured or trained on"
+                f"decomposition {self.hash[:12]} is stored without its causal-importance function: "
+                "it can be edited and no more; for this, set its folder to that of the whole one, "
+                f"{whole[:12]}"
             )
         return self.stored_ci_function
 

@@ -81,7 +81,8 @@ def load_decomposition(
     try:
         record = json.loads((root / RECORD).read_text())
         sites = {name: Site(**fields) for name, fields in record["sites"].items()}
-        size = record["ci_function"] and CIFunctionConfig(**record["ci_function"])
+        own = record["ci_function"]  # null: it is left out
+        size = None if own is None else CIFunctionConfig(**own)
         reads, window = record["reads"], int(record["window"])
         target_hash, weights_hash = record["target_hash"], record["weights_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

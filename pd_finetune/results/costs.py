@@ -78,13 +78,17 @@ def sizes_of(target: Path, decomposition: Path) -> Sizes:
 
     Raises:
         OSError, ValueError: a file is missing or no safetensors file.
+        KeyError: the causal-importance function is left out, and its size not stated.
     """
     shapes = _shapes(target / "model.safetensors")
     if "lm_head.weight" in shapes:  # untied: looking an embedding up costs nothing
         shapes.pop("model.embed_tokens.weight", None)
     parts = _shapes(decomposition / "decomposition.safetensors")
     components = _weights(parts, "U.") + _weights(parts, "V.")
-    return Sizes(_weights(shapes), components, _weights(parts, "ci_function."))
+    ci_function = _weights(parts, "ci_function.")
+    if ci_function == 0:  # left out of the file; its cost was there
+        ci_function = int(_json(decomposition / "decomposition.json")["ci_function_weights"])
+    return Sizes(_weights(shapes), components, ci_function)
 
 
 def _json(path: Path) -> dict[str, Any]:

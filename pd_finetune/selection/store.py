@@ -95,6 +95,8 @@ def load_harvest(folder: Path, target: Target, decomposition: Decomposition) -> 
 
     path = folder / "harvest.json"
     again = "run python -m pd_finetune.harvest to make it"
+    if decomposition.stored_ci_function is None:
+        again = "make it of the whole decomposition, and run scripts/slim_decomposition.py"
     if not path.is_file():
         raise UserError(f"no harvest in '{folder}': {again}")
     try:

@@ -123,6 +123,9 @@ def test_without_importances_there_are_cosines_alone() -> None:
     assert set(found["best_correlation_match"]) == {-1}
     same = ["index", "mean_ci", "match", "cosine", "mutual", "control_cosine"]
     pd.testing.assert_frame_equal(found[same], whole[same])
+    dead = {"s": torch.zeros(4)}
+    assert matches(one, means, other, dead, 1e-6)["correlation"].isna().all()
+    assert matches(one, means, other, dead, 1e-6, ci, None)["correlation"].isna().all()
 
 
 def test_refusals() -> None:

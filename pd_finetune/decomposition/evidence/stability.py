@@ -12,7 +12,6 @@ from torch import Tensor
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.errors import UserError
 
-_SIMILARITIES = ("cosine", "correlation", "best_correlation", "control_cosine")
 _CONTROLS = 8  # times that the other's U are dealt to its V anew, for the cosine to expect
 
 
@@ -72,7 +71,8 @@ def matches(
         its `cosine`, `mutual` (whether it is the match of its match), `correlation` of the two's
         CI; `best_correlation` and `best_correlation_match` over all of the site (-1: not known);
         `control_cosine`, the mean highest cosine when the other's U are dealt to its V at random.
-        Where the other has nothing at the site, `match` is -1 and cosines and correlations are 0;
+        Where the other has nothing at the site, `match` is -1 and cosines and correlations are 0
+        (correlations NaN where they are NaN everywhere);
         where it has one, there is no other U to deal, and `control_cosine` is NaN.
 
     Raises:
@@ -94,8 +94,11 @@ def matches(
         columns = {"index": own, "mean_ci": mean[own]}
         if len(others) == 0:
             nothing = torch.zeros(len(own))
+            unknown = torch.full((len(own),), torch.nan)
             columns |= {"match": torch.full((len(own),), -1), "mutual": nothing.bool()}
-            columns |= dict.fromkeys(_SIMILARITIES, nothing)
+            columns |= {"cosine": nothing, "control_cosine": nothing}
+            correlation = unknown if ci is None or other_ci is None else nothing
+            columns |= {"correlation": correlation, "best_correlation": correlation}
             columns["best_correlation_match"] = columns["match"]
         else:
             columns |= _matched(
