@@ -8,7 +8,8 @@ processes by the joblib launcher. A sweep takes values of the unedited embedded 
 package; plain evaluates it in every run, as it has nowhere to keep them.
 Plain runs go one after the other with all threads; as they take equally long, `--plain` of them,
 spread over the grid, are enough. The numbers of both are compared: damage of every text and the
-gap to chance.
+gap to chance. Last, what the matrix products of a run take alone, on one core: that much
+over the number of processes is the least that a run of ours could take.
 """
 
 from __future__ import annotations
@@ -84,6 +85,29 @@ def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
     return max(abs(a - b) for a, b in pairs)
 
 
+def floor_seconds(words: list[str]) -> float:
+    """Seconds on one core of the matrix products of one run, at the rate they reach alone.
+
+    Of training and evaluation, as the sweep does them; loading and all else is left out.
+    """
+    import hydra
+    import torch
+
+    from benchmarks.floor import counted, matmul_rate
+    from pd_finetune.cli import checked_config, config_folder
+    from pd_finetune.config_store import register_schemas
+    from pd_finetune.finetuning.experiment import Prepared
+    from pd_finetune.finetuning.setting import load_setting
+
+    torch.set_num_threads(1)
+    register_schemas()
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = checked_config(hydra.compose("config", [*words, "progress=false"]))
+    run = Prepared.of(config, load_setting(config))
+    shapes = counted(lambda: (run.finetune(), run.evaluate()), 1)
+    return shapes.flops / matmul_rate(shapes.counts, torch.float32, torch.device("cpu"))
+
+
 def spread(grid: list[Any], count: int) -> list[Any]:
     """`count` elements, evenly from first to last, every arm in turn."""
     count = min(count, len(grid))
@@ -124,6 +148,9 @@ def main() -> None:
             )
             print(f"plain {arm}, budget {budget}: {plain[-1]:.1f} s", flush=True)
     seconds["plain"] = sum(plain) / len(plain)
+    floors = {f"{a} {b}": floor_seconds([f"arm={a}", f"budget={b}"]) for a in arms for b in budgets}
+    floor = sum(floors.values()) / len(floors)
+    most = seconds["plain"] * args.jobs / floor
     record = {
         "seconds_a_run": seconds,
         "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
@@ -131,6 +158,9 @@ def main() -> None:
         "runs": {"sweep": len(grid), "plain": len(chosen)},
         "jobs": args.jobs,
         "plain_seconds": plain,
+        "floor_core_seconds_a_run": floor,
+        "floor_core_seconds": floors,
+        "times_plain_at_the_floor": most,
         "difference_nats": apart,
         "load_before": load,
         "cpus": os.cpu_count(),
@@ -142,6 +172,7 @@ def main() -> None:
     for way in ("plain", "serial", "jobs"):
         ratio = seconds["plain"] / seconds[way]
         print(f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}")
+    print(f"matrix products alone: {floor:.2f} core-seconds a run, so {most:.1f} x plain at most")
     print(f"results differ by {max(apart.values()):.1e} nats at most")
 
 
