@@ -70,6 +70,7 @@ def page(findings: Findings) -> str:
         "Rollouts": texts,
         "Protecting more": _protecting_more(findings),
         "Other target languages": _other_targets(findings),
+        "Other decompositions": _other_decompositions(findings),
         "Cost": spent,
         "What this does not show": _limits(findings),
         "Files": _files(),
@@ -79,7 +80,7 @@ def page(findings: Findings) -> str:
 
 
 def _protecting_more(findings: Findings) -> str:
-    found = [variant for variant in findings.variants if variant.same_target]
+    found = [v for v in findings.variants if v.same_target and v.same_decomposition]
     if found:
         return variants.protecting_more(found)
     return "Not run: `languages.preserve=[en,fr,es,it]`, then `variants=[<its runs>]` here.\n"
@@ -90,6 +91,13 @@ def _other_targets(findings: Findings) -> str:
     if found:
         return variants.target_languages(found)
     return "Not run: `languages.target=fr`, then `variants=[<its runs>]` here.\n"
+
+
+def _other_decompositions(findings: Findings) -> str:
+    found = [variant for variant in findings.variants if not variant.same_decomposition]
+    if found:
+        return variants.decompositions(found)
+    return "Not run: `decomposition=embedded_seed1`, then `variants=[<its runs>]` here.\n"
 
 
 def _name(language: str) -> str:
@@ -170,6 +178,6 @@ def _files() -> str:
         "costs.csv, edits.csv, break_even.csv": "the tables on cost",
         "rollouts.jsonl": "all continuations with their scores",
         "tuning/": "every tuning trial",
-        "variants/": "every run with another target or other protected languages",
+        "variants/": "every run with another target, other protected languages or decomposition",
     }
     return "".join(f"- `{name}`: {what}\n" for name, what in files.items())

@@ -1,8 +1,9 @@
-"""The sections on protecting more languages, and on other target languages."""
+"""The sections on protecting more languages, other target languages, other decompositions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -112,6 +113,23 @@ def protecting_more(variants: Sequence[Variant]) -> str:
 
 def target_languages(variants: Sequence[Variant]) -> str:
     """One table of all target languages, the main one first, cut to the runs that all have."""
+    return (
+        "`languages.target=fr` and so on. The decomposition is the same, and no setting was tuned "
+        "anew: rates and KL weights are those found with the main target. " + _together(variants)
+    )
+
+
+def decompositions(variants: Sequence[Variant]) -> str:
+    """One table of all decompositions, the main one first, cut to the runs that all have."""
+    return (
+        "`decomposition=embedded_seed1` and so on: the same target decomposed by another seed or "
+        "recipe, its own harvest, labels and selection. No setting was tuned anew: rates and KL "
+        "weights are those found with the main one. " + _together(variants)
+    )
+
+
+def _together(variants: Sequence[Variant]) -> str:
+    """The runs that the main ones and all variants have, a row per variant and arm."""
     keys = ["arm", "budget", "seed"]
     common = variants[0].main[keys]
     for variant in variants:
@@ -119,21 +137,20 @@ def target_languages(variants: Sequence[Variant]) -> str:
     if common.empty:
         return "No arm, budget and seed was run for all of them.\n"
     frames = [variants[0].main, *(variant.frame for variant in variants)]
-    rows = [row for frame in frames for row in _target_rows(common.merge(frame, on=keys))]
+    by = "decomposition" if not variants[0].same_decomposition else "target"
+    rows = [row for frame in frames for row in _rows(common.merge(frame, on=keys), by)]
     budgets = ", ".join(f"{value:,}" for value in sorted(set(common["budget"])))
     seeds = int(common.groupby(["arm", "budget"])["seed"].nunique().min())
     return (
-        "`languages.target=fr` and so on. The decomposition is the same, and no setting was tuned "
-        "anew: rates and KL weights are those found with the main target. Budgets of "
-        f"{budgets} tokens, {seeds} seed{'' if seeds == 1 else 's'}; read as the table on top. "
-        "Protected: the largest damage of these languages; others: mean damage of the languages "
-        "that are neither.\n\n"
+        f"Budgets of {budgets} tokens, {seeds} seed{'' if seeds == 1 else 's'}; read as the table "
+        "on top. Protected: the largest damage of these languages; others: mean damage of the "
+        "languages that are neither.\n\n"
         f"{markdown(pd.DataFrame(rows).fillna('–'))}"
     )
 
 
-def _target_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """An arm's row for one target language."""
+def _rows(frame: pd.DataFrame, by: str) -> list[dict[str, str]]:
+    """A row per arm, for one target language or decomposition."""
     first = frame.iloc[0]
     summary: Any = summarise(frame).set_index(["arm", "budget", "measure"])
     reached: Any = tokens_to_target(frame).set_index("arm")
@@ -141,7 +158,11 @@ def _target_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
     for place in comparison_budgets(frame).itertuples():
         own = frame[frame["arm"] == place.arm]
         row = {
-            "target": _names([str(first["target_language"])]),
+            by: (
+                _names([str(first["target_language"])])
+                if by == "target"
+                else Path(str(first["decomposition"])).name
+            ),
             "protected": str(first["protected_languages"]),
             "arm": str(place.arm),
             "selected": ", ".join(own["selection"].iloc[0]) if place.arm == MASKS[0] else "",

@@ -42,7 +42,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def text_hash(record: RunRecord) -> str:
     """Of everything that decides which text a run saw and was evaluated on, but for languages."""
     facts = _shared_facts(record)
-    told = {name: value for name, value in facts.items() if not name.startswith("languages.")}
+    others = ("languages.", "hashes.decomposition")
+    told = {name: value for name, value in facts.items() if not name.startswith(others)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

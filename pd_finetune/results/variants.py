@@ -1,9 +1,10 @@
-"""The same experiment with one word changed: other protected languages, another target language."""
+"""The same experiment with one word changed: protected, target language, or decomposition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,15 +12,15 @@ from pd_finetune.errors import UserError
 
 VARIANTS = "variants"  # the folder of their tables, beside the page
 # what a variant must share with the main runs, to be a variant of them; the text hash covers
-# target, decomposition, text, evaluation and how samples are drawn
-_SHARED = ("decomposition_hash", "chance_nats", "evaluation_split", "text_hash")
+# target, text, evaluation and how samples are drawn
+_SHARED = ("chance_nats", "evaluation_split", "text_hash")
 _SETTINGS = ("lr", "kl_weight", "start", "alpha", "steps", "protected_tokens_per_step")
 _RUN = ["arm", "budget", "seed"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs of one target language and one choice of protected ones, beside the main runs.
+    """Runs of one target language, protected languages and decomposition, beside the main runs.
 
     Args:
         frame: its runs of those arms, budgets and seeds that the main runs have too.
@@ -39,31 +40,44 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """`fr-protecting-en`: of its file."""
-        return f"{self.target}-protecting-{'-'.join(sorted(self.protected))}"
+        """`fr-protecting-en`, `de-protecting-en-embedded_seed1`: of its file."""
+        name = f"{self.target}-protecting-{'-'.join(sorted(self.protected))}"
+        return name if self.same_decomposition else f"{name}-{self.decomposition}"
+
+    @property
+    def decomposition(self) -> str:
+        """The last part of its folder, or its name."""
+        return Path(str(self.frame["decomposition"].iloc[0])).name
 
     @property
     def same_target(self) -> bool:
-        """Only what is protected differs from the main runs."""
         return self.target == str(self.main["target_language"].iloc[0])
+
+    @property
+    def same_decomposition(self) -> bool:
+        return _first(self.frame, "decomposition_hash") == _first(self.main, "decomposition_hash")
 
 
 def variant(frame: pd.DataFrame, main: pd.DataFrame) -> Variant:
     """A frame of runs as a variant of the main ones, both cut to the runs that both have.
 
     Raises:
-        UserError: decomposition, text, evaluation or a setting differ, the languages do not, or no
-            arm, budget and seed is in both.
+        UserError: text, evaluation or a setting differ, languages and decomposition do both or
+            neither, or no arm, budget and seed is in both.
     """
     for name in _SHARED:
-        found, wanted = frame[name].iloc[0], main[name].iloc[0]
+        found, wanted = _first(frame, name), _first(main, name)
         if found != wanted:
             raise UserError(f"{name} is {found}, that of the runs is {wanted}")
-    if _languages(frame) == _languages(main):
-        target, protected = _languages(main)
+    target, protected = _languages(main)
+    ours, theirs = _first(frame, "decomposition_hash"), _first(main, "decomposition_hash")
+    if (ours == theirs) == (_languages(frame) == (target, protected)):
         raise UserError(
-            f"target {target} and protected {', '.join(protected)} are those of the runs: that is "
-            "no variant of them"
+            f"target {target}, protected {', '.join(protected)} and the decomposition are those of "
+            "the runs: that is no variant of them"
+            if ours == theirs
+            else f"decomposition_hash is {ours}, that of the runs is {theirs}, and the languages "
+            "are others too: only one of them may differ"
         )
     shared = main[_RUN].merge(frame[_RUN], on=_RUN)
     if shared.empty:
@@ -75,9 +89,13 @@ def variant(frame: pd.DataFrame, main: pd.DataFrame) -> Variant:
             row = int(differs.to_numpy().argmax())
             raise UserError(
                 f"{own['arm'][row]} at {own['budget'][row]} tokens has {name} {own[name][row]}, in "
-                f"the runs it has {other[name][row]}: only the languages may differ"
+                f"the runs it has {other[name][row]}: no setting may differ"
             )
     return Variant(own, other)
+
+
+def _first(frame: pd.DataFrame, name: str) -> object:
+    return frame[name].iloc[0]
 
 
 def _languages(frame: pd.DataFrame) -> tuple[str, list[str]]:
@@ -86,7 +104,7 @@ def _languages(frame: pd.DataFrame) -> tuple[str, list[str]]:
 
 
 def check_distinct(variants: Sequence[Variant]) -> None:
-    """Refuse two variants of one target and protection.
+    """Refuse two variants of one target, protection and decomposition.
 
     Raises:
         UserError: there are two.

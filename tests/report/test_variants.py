@@ -10,7 +10,7 @@ import pytest
 from pd_finetune.errors import UserError
 from pd_finetune.figures import run
 from pd_finetune.report.headline import interval
-from pd_finetune.report.variants import protecting_more, target_languages
+from pd_finetune.report.variants import decompositions, protecting_more, target_languages
 from pd_finetune.results.intervals import estimate
 from pd_finetune.results.record import Hashes, RunRecord
 from pd_finetune.results.summary import runs_frame
@@ -33,6 +33,9 @@ def changed(arm: str, budget: int, seed: int, **fields: Any) -> RunRecord:
 CONFIG = synthetic.record("one_scalar", 4, 0).config
 OTHER_RATE = CONFIG | {"method": {"name": "mask", "lr": 0.1, "kl_weight": 3.0}}
 OTHER_TEXT = CONFIG | {"evaluation": {"split": "test", "rows": 8, "window": 128}}
+
+
+OTHER = Hashes("a" * 64, "c" * 64, synthetic.record("one_scalar", 4, 0).hashes.text)
 
 
 def grid(**fields: Any) -> list[RunRecord]:
@@ -92,11 +95,29 @@ def test_one_table_of_targets_with_the_main_one_first(main: pd.DataFrame) -> Non
     assert scalar[7] == interval(held.value, held.low, held.high)
 
 
+def test_one_table_of_decompositions_with_the_main_one_first(main: pd.DataFrame) -> None:
+    records = grid(hashes=OTHER)
+    for record in records:
+        record.config["decomposition"] = {"folder": "somewhere/seed1"}
+    frame = runs_frame(records)
+    found = variant(frame, main)
+    assert found.name == "de-protecting-en-seed1"
+    assert found.same_target and not found.same_decomposition
+    text = decompositions([found])
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][0] == "| decomposition"
+    names = [row[0].strip("| ") for row in rows[2:]]
+    assert len(set(names[:5])) == 1 and names[5:] == ["seed1"] * 5
+    english = [synthetic.record("one_scalar", 64, n).damage_nats["en"] / 2 for n in range(SEEDS)]
+    held = estimate(np.array(english))
+    assert interval(held.value, held.low, held.high) in rows[7]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({}, "that is no variant of them"),
-        ({"target_language": "fr", "hashes": Hashes("a" * 64, "c" * 64, {})}, "decomposition_hash"),
+        ({"target_language": "fr", "hashes": OTHER}, "decomposition_hash .* only one of them"),
         ({"target_language": "fr", "chance_nats": 9.0}, "chance_nats is 9.0"),
         ({"target_language": "fr", "seed": 77}, "no arm, budget and seed"),
         ({"target_language": "fr", "config": OTHER_RATE}, "has lr 0.1, in the runs it has 0.3"),
