@@ -14,6 +14,7 @@ with its numbers, a row per subcomponent (stability_1.csv, ...).
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,11 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from pd_finetune.config_store import register_schemas
+from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.evidence.stability import matches
+from pd_finetune.decomposition.evidence.stability import cosines, matches
 from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
+from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
@@ -41,6 +44,7 @@ from pd_finetune.selection.store import Harvest, load_harvest
 from pd_finetune.targets.load import Target, load_target
 
 LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a hundred tokens of a usual harvest, or fewer
+_MORE = ("start_cosine", "correlation", "best_correlation")
 NEAR = 0.9  # a cosine above it is called the same direction
 
 
@@ -78,6 +82,21 @@ class Found:
         keys = zip(rows["site"], rows["index"], strict=True)
         return dict(zip(keys, rows["top_language"], strict=True))
 
+    def begun(self, target: Target) -> dict[tuple[str, int], float]:
+        """Cosine of each subcomponent with the one it was at step 0; none where that is unknown."""
+        config = self.decomposition.record.get("config", {})
+        if config.get("start_from") or not {"seed", "initial"} <= config.keys():
+            return {}
+        own = self.decomposition.components
+        start = Subcomponents(own.sites).to(target.device)
+        initialise(start, target.model, config["seed"], config["initial"])
+        found = {}
+        for site in own.sites:
+            between = cosines(own.V(site), own.U(site), start.V(site), start.U(site))
+            values = between.diagonal().tolist()
+            found |= {(site, index): value for index, value in enumerate(values)}
+        return found
+
     def importances(self, target: Target, ids: Tensor) -> dict[str, Tensor] | None:
         """Importances [tokens, C] by site; None where their function is not stored."""
         if self.decomposition.stored_ci_function is None:
@@ -86,29 +105,39 @@ class Found:
         return {site: ci.flatten(0, 1).cpu() for site, ci in found.items()}
 
 
+def keys_of(found: pd.DataFrame, column: str = "index") -> list[tuple[str, int]]:
+    """Site and index of each row."""
+    return list(zip(found["site"], found[column], strict=True))
+
+
+def _median(values: pd.Series) -> str:
+    return "–" if values.isna().all() else f"{values.median():.2f}"
+
+
 def page(matched: pd.DataFrame, language: str, tokens: int, harvest: Harvest) -> str:
     """A row per pair and group of subcomponents."""
     lines = [
         "| pair | subcomponents | number | median cosine | chance | cosine above "
-        f"{NEAR:g} | mutual | median correlation of CI | match fires for it alone |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"{NEAR:g} | mutual | with own start | correlation of CI | best correlation | "
+        "match fires for it alone |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for pair, group in matched.groupby("pair", sort=False):
         groups = {"all": group}
         for code in sorted(set(group["exclusive"]) - {""}, key=lambda c: (c != language, c)):
             groups[f"{style.language_name(code)} alone"] = group[group["exclusive"] == code]
-        for name, part in groups.items():
+        for group_name, part in groups.items():
             same = (part["exclusive"] == part["match_exclusive"]) & (part["exclusive"] != "")
             cells = [
                 str(pair),
-                name,
+                group_name,
                 f"{len(part):,}",
-                f"{part['cosine'].median():.2f}",
-                f"{part['control_cosine'].median():.2f}",
+                _median(part["cosine"]),
+                _median(part["control_cosine"]),
                 f"{(part['cosine'] > NEAR).mean():.0%}",
                 f"{part['mutual'].mean():.0%}",
-                "–" if part["correlation"].isna().all() else f"{part['correlation'].median():.2f}",
-                "–" if name == "all" else f"{same.mean():.0%}",
+                *(_median(part[name]) for name in _MORE),
+                "–" if group_name == "all" else f"{same.mean():.0%}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
@@ -117,8 +146,9 @@ def page(matched: pd.DataFrame, language: str, tokens: int, harvest: Harvest) ->
         "Each subcomponent of the first decomposition and its best match, by the cosine of the "
         "rank-1 matrices, at the\nsame site of the second. *Chance*: the best cosine when the "
         "second's U are dealt to its V at random. *Mutual*: the\nmatch's own best match is the "
-        f"first. *Correlation*: of the two's causal importances over {tokens:,} held-out tokens "
-        "(–: one is stored without\nwhat predicts them).\n"
+        "first. *With own start*: cosine of the first's with\nwhat it was at step 0, by its seed. "
+        f"*Correlation*: of the two's causal importances over {tokens:,} held-out tokens; *best*: "
+        "with\nany of the site (–: one is stored without what predicts them). Medians.\n"
         f"Mean CI of {LEAST_MEAN_CI:g} or more on the harvest's text "
         f"({sum(harvest.config['tokens_per_language'].values()):,} tokens). *Alone*: fires for one "
         f"language (mean CI {EXCLUSIVE_MEAN_CI:g}\nor more, ten times any other's).\n\n"
@@ -156,11 +186,13 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
         raise UserError(f"--language {options.language}: possible are {possible}")
     held_out = held_out_windows(config, target, source, first.decomposition.window)
     ids = torch.from_numpy(np.concatenate(list(held_out.values()))).to(target.device)
-    mean_ci, alone = first.mean_ci(), first.exclusive()
-    own = first.importances(target, ids)
+    mean_ci, alone, begun = first.mean_ci(), first.exclusive(), first.begun(target)
+    own, others = (
+        first.importances(target, ids),
+        [Found.of(name, target) for name in options.others],
+    )
     out, parts = make_folder(options.out), []
-    for number, folder in enumerate(options.others, 1):
-        other = Found.of(folder, target)
+    for number, (folder, other) in enumerate(zip(options.others, others, strict=True), 1):
         if other.harvest.config["hashes"]["text"] != first.harvest.config["hashes"]["text"]:
             raise UserError(
                 f"the harvests of '{options.first}' and '{folder}' are of other languages or text: "
@@ -175,11 +207,11 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
             own,
             None if own is None else other.importances(target, ids),
         )
-        keys = zip(found["site"], found["index"], strict=True)
-        found["exclusive"] = [alone.get(key, "") for key in keys]
-        keys, their_alone = zip(found["site"], found["match"], strict=True), other.exclusive()
-        found["match_exclusive"] = [their_alone.get(key, "") for key in keys]
+        found["exclusive"] = [alone.get(key, "") for key in keys_of(found)]
+        their_alone = other.exclusive()
+        found["match_exclusive"] = [their_alone.get(key, "") for key in keys_of(found, "match")]
         found.insert(0, "pair", f"{first.name}, {other.name}")
+        found["start_cosine"] = [begun.get(key, math.nan) for key in keys_of(found)]
         style.save(stability.draw(found, options.language), out, f"stability_{number}")
         parts.append(found)
     matched = pd.concat(parts, ignore_index=True)

@@ -22,8 +22,8 @@ def draw(matched: pd.DataFrame, language: str) -> style.Drawing:
     name = style.language_name(language)
     own = matched[matched["exclusive"] == language]
     subtitle = (
-        f"cosine of each of {len(matched):,} subcomponents with its best match at the same site; "
-        "grey: with U dealt anew"
+        f"{len(matched):,} subcomponents, each with its best match at the same site; "
+        "chance: U dealt anew"
     )
     with style.canvas("The same subcomponents?", subtitle, (6.6, 3.8)) as (figure, axes):
         for column, colour, label in (
