@@ -1,6 +1,6 @@
 r"""Do decompositions of one target, by different seeds, find the same subcomponents?
 
-    python scripts/stability.py embedded embedded_seed1 embedded_seed2 --out results/decomposition \
+    python scripts/stability.py embedded runs/seed1 runs/seed2 --out results/decomposition \
         [key=value ...]
 
 The first is compared with each other: at every site, the best match of every subcomponent by the

@@ -8,14 +8,8 @@ from pathlib import Path
 from pd_finetune.errors import UserError
 from pd_finetune.files import cache_folder, source_sha256
 
-_EMBEDDED = Path(__file__).parent.parent / "embedded"
-EMBEDDED_DECOMPOSITION = _EMBEDDED / "decomposition"
-# those that ship; of the other seeds only what an edit needs
-SHIPPED = {
-    "embedded": EMBEDDED_DECOMPOSITION,
-    "embedded_seed1": _EMBEDDED / "decomposition_seed1",
-    "embedded_seed2": _EMBEDDED / "decomposition_seed2",
-}
+EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
+SHIPPED = {"embedded": EMBEDDED_DECOMPOSITION}  # names of `decomposition.folder` for what ships
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 

@@ -97,7 +97,7 @@ def _other_decompositions(findings: Findings) -> str:
     found = [variant for variant in findings.variants if not variant.same_decomposition]
     if found:
         return variants.decompositions(found)
-    return "Not run: `decomposition=embedded_seed1`, then `variants=[<its runs>]` here.\n"
+    return "Not run: `decomposition.folder=<another>`, then `variants=[<its runs>]` here.\n"
 
 
 def _name(language: str) -> str:

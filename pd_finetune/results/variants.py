@@ -40,7 +40,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """`fr-protecting-en`, `de-protecting-en-embedded_seed1`: of its file."""
+        """`fr-protecting-en`, `de-protecting-en-seed1`: of its file."""
         name = f"{self.target}-protecting-{'-'.join(sorted(self.protected))}"
         return name if self.same_decomposition else f"{name}-{self.decomposition}"
 
