@@ -122,8 +122,8 @@ def target_languages(variants: Sequence[Variant]) -> str:
 def decompositions(variants: Sequence[Variant]) -> str:
     """One table of all decompositions, the main one first, cut to the runs that all have."""
     return (
-        "`decomposition.folder=<another>`: the same target decomposed by another seed or recipe, its "
-        "own harvest, labels and selection. No setting was tuned anew: rates and KL "
+        "`decomposition.folder=<another>`: the same target decomposed by another seed or recipe, "
+        "its own harvest, labels and selection. No setting was tuned anew: rates and KL "
         "weights are those found with the main one. " + _together(variants)
     )
 
