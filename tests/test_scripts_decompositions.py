@@ -172,13 +172,11 @@ def harvested(words: list[str], shared: list[str]) -> Path:
 
 def test_a_decomposition_is_stable_against_itself(
     words: list[str],
+    shared: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shared = [
-        word for word in words if word.startswith(("model", "languages", "device", "threads"))
-    ]
     start = harvested(words, shared)
     shutil.copytree(start, tmp_path / "copy")
     options = [start, tmp_path / "copy", "--out", tmp_path / "out", "--rows", "4"]
@@ -236,15 +234,26 @@ def test_those_for_one_language_alone_are_taken_from_the_harvest() -> None:
     assert means == {"a": [0.2, 0.1], "b": [0.3]}
 
 
-def test_a_slim_decomposition_is_edited_and_no_more(
-    words: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    shared = [w for w in words if w.startswith(("model", "languages", "device", "threads"))]
+@pytest.fixture
+def shared(words: list[str]) -> list[str]:
+    """Those of the words that every stage knows."""
+    return [w for w in words if w.startswith(("model", "languages", "device", "threads"))]
+
+
+@pytest.fixture
+def slimmed(
+    words: list[str], shared: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """A whole decomposition with its harvest, and its slim form."""
     start, out = harvested(words, shared), tmp_path / "slim"
     assert call(slim_script, monkeypatch, start, "--out", out)[0] == 0
+    return start, out
+
+
+def test_a_slim_decomposition_is_edited_and_no_more(
+    words: list[str], shared: list[str], slimmed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    start, out = slimmed
     target = load_target(shared[1].split("=", 1)[1], torch.device("cpu"))
     whole, slim = (load_decomposition(str(folder), target) for folder in (start, out))
     assert slim.hash != whole.hash == slim.record["whole_sha256"]
@@ -276,14 +285,12 @@ def test_a_slim_decomposition_is_edited_and_no_more(
 
 
 def test_what_cannot_be_slimmed_is_said(
-    words: list[str],
+    slimmed: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shared = [w for w in words if w.startswith(("model", "languages", "device", "threads"))]
-    start, slim = harvested(words, shared), tmp_path / "slim"
-    assert call(slim_script, monkeypatch, start, "--out", slim)[0] == 0
+    start, slim = slimmed
     broken = tmp_path / "broken"
     shutil.copytree(start, broken)
     (broken / "harvest" / "tokens.parquet").write_bytes(b"")
