@@ -95,14 +95,9 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
 
 def composed(stage: str, overrides: list[str]) -> Any:
     """The checked config of a stage."""
-    import hydra
+    from pd_finetune.cli import stage_config
 
-    from pd_finetune.cli import checked_config, config_folder
-    from pd_finetune.config_store import register_schemas
-
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose(stage, overrides))
+    return stage_config(stage, overrides)
 
 
 def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:

@@ -139,15 +139,9 @@ def divergence(model: Any, unedited: Unedited, ids: Tensor) -> float:
 
 def run(overrides: list[str], threads: int) -> dict[str, Any]:
     """The result of one run."""
-    import hydra
+    from pd_finetune.cli import stage_config
 
-    from pd_finetune.checking import checked_config
-    from pd_finetune.cli import config_folder
-    from pd_finetune.config_store import register_schemas
-
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config", overrides))
+    config = stage_config("config", overrides)
     config.threads = threads
     from pd_finetune.evaluation.held_out import held_out
     from pd_finetune.finetuning.experiment import Prepared

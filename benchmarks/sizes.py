@@ -67,17 +67,9 @@ def config_of(size: str, variant: Variant, precision: str, rows: int) -> Decompo
 
 def composed(words: list[str]) -> DecomposeConfig:
     """The checked configuration that `decompose` makes of these words."""
-    import hydra
-    from omegaconf import OmegaConf
+    from pd_finetune.cli import stage_config
 
-    from pd_finetune.cli import checked_config, config_folder, config_options
-    from pd_finetune.config_store import register_schemas
-
-    register_schemas()
-    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config: DecomposeConfig = checked_config(hydra.compose("decompose", words))
-    return config
+    return cast("DecomposeConfig", stage_config("decompose", words))
 
 
 def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:

@@ -90,19 +90,15 @@ def floor_seconds(words: list[str]) -> float:
 
     Of training and evaluation, as the sweep does them; loading and all else is left out.
     """
-    import hydra
     import torch
 
     from benchmarks.floor import counted, matmul_rate
-    from pd_finetune.cli import checked_config, config_folder
-    from pd_finetune.config_store import register_schemas
+    from pd_finetune.cli import stage_config
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.finetuning.setting import load_setting
 
     torch.set_num_threads(1)
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config", [*words, "progress=false"]))
+    config = stage_config("config", [*words, "progress=false"])
     run = Prepared.of(config, load_setting(config))
     shapes = counted(lambda: (run.finetune(), run.evaluate()), 1)
     return shapes.flops / matmul_rate(shapes.counts, torch.float32, torch.device("cpu"))

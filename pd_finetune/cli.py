@@ -115,6 +115,19 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(config_name, overrides, return_hydra_config=True)
 
 
+def stage_config(config_name: str, words: list[str]) -> Any:
+    """The checked config that a stage's command line of these words gives, outside of its main.
+
+    Raises:
+        HydraException, OmegaConfBaseException: a word names nothing.
+        UserError: a value is refused.
+    """
+    register_schemas()
+    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return checked_config(hydra.compose(config_name, words))
+
+
 def _print_help(config_name: str, overrides: list[str]) -> None:
     """What Hydra's --help prints from `hydra.help.template`, without its seconds of listing."""
     composed = _composed(config_name, overrides)

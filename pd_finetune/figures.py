@@ -34,7 +34,8 @@ def run(config: FiguresConfig) -> Path:
     from pd_finetune.plots import tables
     from pd_finetune.report.headline import headline_table, latex
     from pd_finetune.report.page import Findings, page
-    from pd_finetune.results.claims import Evidence, answers
+    from pd_finetune.results.claims import answers
+    from pd_finetune.results.evidence import Evidence
     from pd_finetune.results.summary import summarise, write_csv
     from pd_finetune.results.variants import VARIANTS
 

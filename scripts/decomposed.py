@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from pd_finetune.cli import checked_config, config_folder
+from pd_finetune.cli import stage_config
 from pd_finetune.cli_messages import one_line
 from pd_finetune.decompose import run
 from pd_finetune.decomposition.folder import decomposition_folder, stored_hash
@@ -37,8 +36,7 @@ def composed(stage: str, words: list[str]) -> Any:
         UserError: a word names no key, or its value doesn't fit.
     """
     try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return checked_config(hydra.compose(stage, words))
+        return stage_config(stage, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
 

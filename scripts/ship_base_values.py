@@ -11,17 +11,12 @@ import os
 import tempfile
 from pathlib import Path
 
-import hydra
-
-from pd_finetune.cli import checked_config, config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli import stage_config
 
 
 def main() -> None:
     """Compute cross-entropies and rollouts of the defaults into an empty cache, and collect it."""
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config"))
+    config = stage_config("config", [])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PD_FINETUNE_CACHE"] = folder
         from pd_finetune.evaluation import base

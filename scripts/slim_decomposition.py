@@ -64,8 +64,8 @@ def slim(folder: Path, out: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     record, harvest = _read(folder)
-    if (out / RECORD).exists() and json.loads((out / RECORD).read_text())["ci_function"]:
-        raise UserError(f"--out {out}: a whole decomposition is there, give another folder")
+    if (out / RECORD).exists() and '"ci_function": null' not in (out / RECORD).read_text():
+        raise UserError(f"--out {out}: one that is not slim is there, give another folder")
     tensors = load_file(folder / WEIGHTS)
     kept = {name: value.half() for name, value in tensors.items() if name[:2] in ("V.", "U.")}
     if not all(torch.isfinite(value).all() for value in kept.values()):

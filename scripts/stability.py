@@ -7,8 +7,8 @@ The first is compared with each other: at every site, the best match of every su
 cosine of the rank-1 matrices, the correlation of the two's importances over held-out text (where
 both are stored with what predicts them), and, as a control, the best cosine when the other's U are
 dealt to its V at random. Which are alive, and which fire for one language alone, their harvests
-say. Writes stability.md, and for each pair a picture
-with its numbers, a row per subcomponent (stability_1.csv, ...).
+say. Writes stability.md, and for each pair a picture with its numbers, a row per subcomponent
+(stability_1.csv, ...).
 """
 
 from __future__ import annotations
@@ -85,11 +85,12 @@ class Found:
     def begun(self, target: Target) -> dict[tuple[str, int], float]:
         """Cosine of each subcomponent with the one it was at step 0; none where that is unknown."""
         config = self.decomposition.record.get("config", {})
-        if config.get("start_from") or not {"seed", "initial"} <= config.keys():
+        if config.get("start_from") or "seed" not in config:
             return {}
+        initial = config.get("initial", "row_space")  # older records: there was no other
         own = self.decomposition.components
         start = Subcomponents(own.sites).to(target.device)
-        initialise(start, target.model, config["seed"], config["initial"])
+        initialise(start, target.model, config["seed"], initial)
         found = {}
         for site in own.sites:
             between = cosines(own.V(site), own.U(site), start.V(site), start.U(site))

@@ -18,10 +18,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import hydra
-
-from pd_finetune.cli import checked_config, config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli import stage_config
 from pd_finetune.results.table import DAMAGE_NATS
 from pd_finetune.results.tuning import ALSO, COLUMNS, DAMAGE_WEIGHT
 
@@ -74,9 +71,7 @@ def fine_tune(overrides: list[str]) -> tuple[float, float]:
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.finetuning.setting import load_setting
 
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = hydra.compose("config", overrides)
-    config = checked_config(composed)
+    config = stage_config("config", overrides)
     prepared = Prepared.of(config, load_setting(config))
     prepared.finetune()
     found = prepared.evaluate()
@@ -141,7 +136,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", help="further overrides, as for pd_finetune.run")
     options = parser.parse_args()
-    register_schemas()
     options.out.mkdir(parents=True, exist_ok=True)
     trials = Trials(options.arm, options.out / f"{options.arm}.csv", options.overrides)
     for band, budget in BANDS.items():

@@ -296,7 +296,7 @@ def test_what_cannot_be_slimmed_is_said(
     (broken / "harvest" / "tokens.parquet").write_bytes(b"")
     capsys.readouterr()
     for folder, out, message in (
-        (start, start, "a whole decomposition is there"),
+        (start, start, "that is not slim is there"),
         (slim, tmp_path / "twice", "is slim already"),
         (broken, tmp_path / "b", "is damaged (tokens.parquet)"),
         (tmp_path / "nothing", tmp_path / "n", "no decomposition with a harvest"),

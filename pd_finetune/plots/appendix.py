@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pd_finetune.plots import style
+from pd_finetune.plots.lines import bands
 from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR
 from pd_finetune.results.summary import measure
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
@@ -49,7 +50,7 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing | None:
                 style.budget_axis(panel, frame["budget"], target)
                 style.mark_level(panel, 0.0, "chance" if row == 0 else "", above=False)
                 style.mark_level(panel, level, "", above=True, dashed=True)
-                style.bands(panel, own, looks)
+                bands(panel, own, looks)
                 if row == 0:
                     panel.set_title(title)
                 if row < len(rows) - 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pd_finetune.plots import style
+from pd_finetune.plots import lines, style
 from pd_finetune.results.summary import measure
 from pd_finetune.results.table import DAMAGE_NATS
 
@@ -24,5 +24,5 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
         axes.set_ylim(low - room, high + room)
         style.mark_level(axes, 0.0, "unedited", above=False)
         style.mark_level(axes, DAMAGE_NATS, "", above=True, dashed=True)
-        style.band_lines(axes, numbers, style.looks(frame))
+        lines.band_lines(axes, numbers, style.looks(frame))
     return style.Drawing(figure, numbers)

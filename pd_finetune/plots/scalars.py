@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pd_finetune.plots import style
+from pd_finetune.plots.lines import label_ends
 from pd_finetune.results.arms import arms_of
 
 _LEVELS = ((1.0, "unedited"), (0.0, "removed"), (-1.0, "inverted"))
@@ -65,7 +66,7 @@ def draw(frame: pd.DataFrame) -> style.Drawing | None:
             )
             ends[arm] = (float(medians.index[-1]), float(medians.iloc[-1]))
         if len(styles) > 1:
-            style.label_ends(axes, ends, styles)
+            label_ends(axes, ends, styles)
     return style.Drawing(figure, numbers)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pd_finetune.plots import style
+from pd_finetune.plots.lines import label_ends
 from pd_finetune.results.summary import measure
 from pd_finetune.results.table import DAMAGE_NATS
 
@@ -117,5 +118,5 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
             _arrows(axes, own["target_ce_nats"], own["protected_damage_nats"], look.colour)
             last = own.iloc[-1]
             ends[arm] = (float(last["target_ce_nats"]), float(last["protected_damage_nats"]))
-        style.label_ends(axes, ends, styles)
+        label_ends(axes, ends, styles)
     return style.Drawing(figure, numbers)

@@ -8,16 +8,15 @@ chance and beyond, as for tokens to target.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, LORAS, ONE_SCALAR, TOP_16
-from pd_finetune.results.intervals import Estimate, by_seed, estimate, paired
-from pd_finetune.results.reached import comparison_budgets, tokens_text, tokens_to_target
+from pd_finetune.results.evidence import Evidence
+from pd_finetune.results.intervals import Estimate, estimate, paired
+from pd_finetune.results.reached import tokens_text
 from pd_finetune.results.rollouts import UNEDITED, shares
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.results.verdicts import (
@@ -31,56 +30,6 @@ from pd_finetune.results.verdicts import (
 )
 
 SMALL_BELOW = 32  # German tokens from which on the write-up's LoRAs reach the target
-
-
-@dataclass
-class Evidence:
-    """What the claims are held against.
-
-    Args:
-        frame: of `runs_frame`.
-        fires: of `fires_on`, where there is a harvest.
-        rollouts: of `read_rollouts`, where there are some.
-    """
-
-    frame: pd.DataFrame
-    fires: pd.DataFrame | None = None
-    rollouts: pd.DataFrame | None = None
-    target: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.target = str(self.frame["target_language"].iloc[0])
-
-    @cached_property
-    def budgets(self) -> dict[str, int]:
-        """The budget at which each arm is compared."""
-        table = comparison_budgets(self.frame)
-        return dict(zip(table["arm"], table["budget"], strict=True))
-
-    @cached_property
-    def tokens(self) -> pd.DataFrame:
-        return tokens_to_target(self.frame).set_index("arm")
-
-    def at(self, arm: str, *columns: str) -> pd.Series:
-        """Mean of some measures by seed, at the arm's comparison budget; empty without the arm."""
-        if arm not in self.budgets or not set(columns) <= set(self.frame.columns):
-            return pd.Series(dtype=np.float64)
-        found = [by_seed(self.frame, arm, self.budgets[arm], name) for name in columns]
-        return sum(found[1:], found[0]) / len(found)
-
-    def over(self, arm: str, column: str, budgets: Sequence[int]) -> pd.Series:
-        """Mean of a measure over budgets by seed, of seeds that have them all.
-
-        Of the gap to chance what is short of it: beyond counts as 0.
-        """
-        wanted = list(budgets)
-        own = self.frame[(self.frame["arm"] == arm) & self.frame["budget"].isin(wanted)]
-        if own.empty:
-            return pd.Series(dtype=np.float64)
-        wide = own.pivot(index="seed", columns="budget", values=column).reindex(columns=wanted)
-        if column == "to_chance_nats":
-            wide = wide.clip(lower=0.0)
-        return wide.mean(axis=1, skipna=False).dropna()
 
 
 def _median(values: pd.Series) -> Estimate | None:

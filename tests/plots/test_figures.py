@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from pd_finetune.errors import UserError
 from pd_finetune.figures import run
 from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
+from pd_finetune.plots.lines import spread
 from pd_finetune.results.arms import ARMS
 from pd_finetune.results.record import RunRecord
 from pd_finetune.results.summary import runs_frame, summarise
@@ -143,7 +144,7 @@ def test_arms_keep_their_look_and_differ() -> None:
     ],
 )
 def test_labels_keep_apart(places: list[float], expected: list[float]) -> None:
-    assert style.spread(places, 0.1) == pytest.approx(expected)
+    assert spread(places, 0.1) == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------ the stage

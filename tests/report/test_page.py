@@ -11,8 +11,9 @@ from pd_finetune.plots.tables import markdown
 from pd_finetune.report.headline import headline_table, interval, latex, number
 from pd_finetune.report.page import CAPTIONS, Costs, Findings, page
 from pd_finetune.results.break_even import break_even
-from pd_finetune.results.claims import Evidence, answers
+from pd_finetune.results.claims import answers
 from pd_finetune.results.costs import edits, folders_of, preparation, sizes_of
+from pd_finetune.results.evidence import Evidence
 from pd_finetune.results.firing import fires_on, harvest_folder
 from pd_finetune.results.reached import comparison_budgets
 from pd_finetune.results.rollouts import read_rollouts

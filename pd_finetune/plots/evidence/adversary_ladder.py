@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from pd_finetune.plots import style
+from pd_finetune.plots.lines import label_ends
 
 _LEVELS = {
     "zero": ("zero-masked", "#000000", "-"),
@@ -76,5 +77,5 @@ def draw(record: dict[str, Any]) -> style.Drawing:
                 ends[label], styles[label] = (float(last["steps"]), nats), style.Look(colour, "")
         axes.set_xlim(0, last["steps"])
         axes.set_xticks([row["steps"] for row in record["adversary"]["rungs"]])
-        style.label_ends(axes, ends, styles)
+        label_ends(axes, ends, styles)
     return style.Drawing(figure, numbers)
