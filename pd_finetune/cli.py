@@ -6,7 +6,6 @@ Importing this module does not import torch: a typo is answered at once.
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pd_finetune.checking import checked_config
 from pd_finetune.cli_messages import one_line
-from pd_finetune.config_store import SCHEMAS, register_schemas
+from pd_finetune.config_store import SCHEMAS, expect_launcher_schemas, register_schemas
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.experiments import check_experiment, experiment_stages
 from pd_finetune.sweep.tally import Tally
@@ -155,9 +154,7 @@ def stage_main(
     """
     # idle OpenMP threads sleep: where they spin, a busy neighbour slows a run by a factor of three
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # our launcher has the plugin's name, as users expect, and so its schema, as is wanted
-    same_name = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
-    warnings.filterwarnings("ignore", message=same_name)
+    expect_launcher_schemas()
     register_schemas()
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     task = Task(Stage(run, sweep))

@@ -1,5 +1,6 @@
 """Hands the schemas to Hydra: each YAML names its own as `/schema/<name>` in its defaults."""
 
+import warnings
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -52,3 +53,12 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(group="schema", name=name, node=schema, provider="pd_finetune")
+
+
+def expect_launcher_schemas() -> None:
+    """Keep Hydra from warning, in this process, of launchers checked by a plugin's own schema.
+
+    Ours have the plugins' names, as users expect, and so their schemas, as is wanted.
+    """
+    same_name = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+    warnings.filterwarnings("ignore", message=same_name)

@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from pd_finetune.checking import checked_config
+from pd_finetune.config_store import expect_launcher_schemas
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, writer
 from pd_finetune.sweep.grid import Grid, Job
@@ -40,6 +41,11 @@ class Batches:
     stage: Stage
     batches: list[list[Numbered]]
     folder: Path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a launcher's own process gets this first, and then composes its config
+        expect_launcher_schemas()
+        self.__dict__.update(state)
 
     def __call__(self, config: DictConfig) -> list[dict[str, Any]]:
         events: list[Event] = []
