@@ -14,8 +14,9 @@ import torch
 from pd_finetune.checking import checked_config
 from pd_finetune.cli import config_folder
 from pd_finetune.config_store import register_schemas
-from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION
+from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
 from pd_finetune.decomposition.quality import evidence
+from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
@@ -98,6 +99,22 @@ def test_the_labelled_subcomponent_is_german_on_text_it_was_not_chosen_on(
         fresh[name] = float(ci[..., key.index].mean())
     assert fresh["de"] > 0.3
     assert all(fresh["de"] > 8 * value for name, value in fresh.items() if name != "de")
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "embedded"])
+def test_other_seeds_ship_what_edits_are_made_of(target, decomposition, name):
+    other = load_decomposition(name, target)
+    assert other.stored_ci_function is None
+    assert name.endswith(f"seed{other.record['config']['seed']}")
+    for setting in ("recipe", "sites", "mixture"):
+        assert other.record["config"][setting] == decomposition.record["config"][setting]
+    for site, where in other.sites.items():
+        weight = weight_at(target.model, where)
+        assert other.components.delta(target.model, site).norm() < 0.05 * weight.norm(), site
+    harvest = load_harvest(SHIPPED[name] / "harvest", target, other)
+    (key,) = select_label(harvest, other, "de", 0, choose="effect").keys
+    row = harvest.subcomponents.set_index("key").loc[str(key)]
+    assert "German text" in row["label"]
 
 
 def test_top16_holds_distinct_ones_in_order(decomposition, harvest):

@@ -8,8 +8,13 @@ from pathlib import Path
 from pd_finetune.errors import UserError
 from pd_finetune.files import cache_folder, source_sha256
 
-EMBEDDED_DECOMPOSITION = Path(__file__).parent.parent / "embedded" / "decomposition"
-SHIPPED = {"embedded": EMBEDDED_DECOMPOSITION}  # names of `decomposition.folder` for what ships
+_EMBEDDED = Path(__file__).parent.parent / "embedded"
+EMBEDDED_DECOMPOSITION = _EMBEDDED / "decomposition"
+SHIPPED = {  # names of `decomposition.folder` for what ships; those of other seeds are slim
+    "embedded": EMBEDDED_DECOMPOSITION,
+    "embedded_seed1": _EMBEDDED / "decomposition_seed1",
+    "embedded_seed2": _EMBEDDED / "decomposition_seed2",
+}
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 

@@ -1,0 +1,99 @@
+"""Have decompositions settled, and how good are they? From their records alone, side by side.
+
+    python scripts/training_curves.py embedded embedded_seed1 embedded_seed2 \
+        --out results/decomposition
+
+Writes training.csv (a row per decomposition and logged window of its training), its picture, and
+training.md: a row of evidence for each, as measured when its training ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from front import change
+
+from pd_finetune.decomposition.folder import RECORD, decomposition_folder
+from pd_finetune.errors import UserError
+from pd_finetune.files import make_folder, write_text
+from pd_finetune.plots import style
+from pd_finetune.plots.evidence import convergence
+from pd_finetune.plots.tables import markdown
+
+KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
+
+
+def read(name: str) -> dict[str, Any]:
+    """The record of one decomposition.
+
+    Raises:
+        UserError: there is none, or it was not written by this project's trainer.
+    """
+    path = decomposition_folder(name) / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"history", "evidence", "seconds"} - set(record)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no decomposition at '{path.parent}': {error}") from None
+    if missing or not record["history"]:
+        raise UserError(f"'{path}' has no training history: pd_finetune.decompose writes one")
+    return record
+
+
+def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str]:
+    """Evidence of one decomposition, as cells of a table."""
+    evidence = record["evidence"]
+    cells = {
+        "decomposition": name,
+        "steps": f"{int(curve['step'].iloc[-1]):,}",
+        "minutes": f"{record['seconds'] / 60:.0f}",
+        "CI-L0": f"{evidence['ci_l0']:.0f}",
+        "above 0.1": f"{evidence['ci_l0_above_0.1']:.0f}",
+        "alive": f"{evidence['alive']:,}",
+    }
+    for kind in KL:
+        nats = evidence["kl_nats"].get(kind)
+        cells[f"KL {kind.replace('_', ' ')}"] = "–" if nats is None else f"{nats:.3g}"
+    for column, words in {"ci_l0": "L0", "adversarial_kl_nats": "adversarial KL"}.items():
+        cells[f"change of {words}"] = f"{change(curve, column):+.1%}"
+    return cells
+
+
+def main() -> None:
+    """Read the records, draw the curves, write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("decompositions", nargs="+", help="folders, or names of those that ship")
+    parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
+    options = parser.parse_args()
+    try:
+        records = {name: read(name) for name in options.decompositions}
+        out = make_folder(options.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    curves = {
+        name: pd.DataFrame(record["history"]).assign(decomposition=Path(name).name)
+        for name, record in records.items()
+    }
+    rows = [row(Path(name).name, records[name], curve) for name, curve in curves.items()]
+    table = markdown(pd.DataFrame(rows))
+    together = pd.concat(curves.values(), ignore_index=True)
+    style.save(convergence.draw(together, "decomposition"), out, "training")
+    write_text(
+        out / "training.md",
+        "# Training curves and evidence\n\nKL in nats per token on held-out text, all sites masked, "
+        "measured as each training ended; *fresh adversary*:\n"
+        f"{next(iter(records.values()))['evidence']['adversary_steps']} sign steps of one source "
+        "for all tokens. *Change*: relative, between the two halves of the last\nfifth of the "
+        f"training.\n\n{table}\n![Training curves](training.png)\n",
+    )
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
