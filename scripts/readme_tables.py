@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from pd_finetune.decomposition.folder import RECORD, SHIPPED
 from pd_finetune.plots.tables import markdown as table_text
 from pd_finetune.report.claims import verdict_table
 from pd_finetune.results.verdicts import Part
@@ -43,6 +44,18 @@ KL_ROWS = {
     "random": "KL, random masks",
     "zero": "KL, all masks 0",
 }
+COUNT_ROWS = {
+    "ci_l0": "CI-L0: subcomponents with importance > 0 per token",
+    "ci_l0_above_0.1": "with importance > 0.1",
+    "alive": "alive: mean importance > 1e-6",
+    "subcomponents": "subcomponents",
+}
+MATCH_COLUMNS = {
+    "cosine": "cosine with best match",
+    "control_cosine": "by chance",
+    "start_cosine": "with own start",
+    "best_correlation": "best correlation of importance",
+}
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -67,23 +80,41 @@ def target() -> str:
 
 
 def decomposition() -> str:
-    """The evidence in the embedded decomposition's record."""
-    record = json.loads((EMBEDDED / "decomposition" / "decomposition.json").read_text())
-    evidence: dict[str, Any] = record["evidence"]
+    """The evidence in the records of the embedded decompositions, as their trainings ended."""
+    records = {
+        name: json.loads((folder / RECORD).read_text())["evidence"]
+        for name, folder in SHIPPED.items()
+    }
+    first: dict[str, Any] = records["embedded"]
     rows = []
     for name, words in KL_ROWS.items():
-        nats = evidence["kl_nats"][name]
-        text = f"{nats:.4f}" if nats < 0.01 else f"{nats:.2f}"
-        rows.append([words.format(steps=evidence["adversary_steps"]), text])
-    rows += [
-        [
-            "CI-L0 (subcomponents with importance > 0 per token; > 0.1)",
-            f"{evidence['ci_l0']:.0f} ({evidence['ci_l0_above_0.1']:.0f}) "
-            f"of {evidence['subcomponents']:,}",
-        ],
-        ["alive (mean importance > 1e-6)", f"{evidence['alive']:,}"],
-    ]
-    return markdown([f"check, on {evidence['tokens']:,} validation tokens", "value"], rows)
+        cells = [record["kl_nats"][name] for record in records.values()]
+        texts = [f"{nats:.3f}" if nats < 0.1 else f"{nats:.2f}" for nats in cells]
+        rows.append([words.format(steps=first["adversary_steps"]), *texts])
+    for name, words in COUNT_ROWS.items():
+        rows.append([words, *(f"{record[name]:,.0f}" for record in records.values())])
+    return markdown([f"check, on {first['tokens']:,} validation tokens", *records], rows)
+
+
+def stability() -> str:
+    """How the first embedded decomposition's subcomponents match another seed's: medians."""
+    rows = []
+    for path in sorted(DECOMPOSITIONS.glob("stability_*.csv")):
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+        alone = frame["exclusive"] == "de"
+        for name, part in {"all": frame, "German alone": frame[alone]}.items():
+            medians = part[list(MATCH_COLUMNS)].median()
+            same = (part["match_exclusive"] == "de").mean()
+            rows.append(
+                [
+                    f"{frame['pair'].iloc[0]}; {name}",
+                    f"{len(part):,}",
+                    *(f"{medians[column]:.2f}" for column in MATCH_COLUMNS),
+                    "–" if name == "all" else f"{same:.0%}",
+                ]
+            )
+    header = ["number", *MATCH_COLUMNS.values(), "match fires for German alone"]
+    return markdown(["subcomponents", *header], rows)
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -192,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "toys": toys,
     "front": front,
+    "stability": stability,
     "speed": speed,
 }
 

@@ -64,6 +64,19 @@ def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str
     return cells
 
 
+def page(table: str, records: dict[str, dict[str, Any]]) -> str:
+    """The table with what its columns mean, and the picture."""
+    steps = sorted({record["evidence"]["adversary_steps"] for record in records.values()})
+    return (
+        "# Training curves and evidence\n\n"
+        "KL in nats per token on held-out text, all sites masked, measured as each training "
+        "ended; *fresh adversary*:\n"
+        f"{' or '.join(map(str, steps))} sign steps of one source for all tokens. *Change*: "
+        "relative, between the two halves of the\nlast fifth of the training.\n\n"
+        f"{table}\n![Training curves](training.png)\n"
+    )
+
+
 def main() -> None:
     """Read the records, draw the curves, write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -84,14 +97,7 @@ def main() -> None:
     table = markdown(pd.DataFrame(rows))
     together = pd.concat(curves.values(), ignore_index=True)
     style.save(convergence.draw(together, "decomposition"), out, "training")
-    write_text(
-        out / "training.md",
-        "# Training curves and evidence\n\nKL in nats per token on held-out text, all sites masked, "
-        "measured as each training ended; *fresh adversary*:\n"
-        f"{next(iter(records.values()))['evidence']['adversary_steps']} sign steps of one source "
-        "for all tokens. *Change*: relative, between the two halves of the last\nfifth of the "
-        f"training.\n\n{table}\n![Training curves](training.png)\n",
-    )
+    write_text(out / "training.md", page(table, records))
     print(table)
 
 

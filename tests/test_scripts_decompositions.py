@@ -1,4 +1,4 @@
-"""scripts/front.py and scripts/stability.py over tiny decompositions, through their real mains."""
+"""The scripts that compare decompositions, over tiny decompositions, through their real mains."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ import decomposed as decomposed_script
 import front as front_script
 import slim_decomposition as slim_script
 import stability as stability_script
+import training_curves as curves_script
 
 COEFFICIENTS = ["1e-4", "1e-3"]
 
@@ -159,6 +160,38 @@ def test_change_compares_the_halves_of_the_last_fifth() -> None:
     assert front_script.change(curve, "ci_l0") == pytest.approx(0.25)
     assert math.isnan(front_script.change(curve[:1], "ci_l0"))
     assert math.isnan(front_script.change(curve, "adversarial_kl_nats"))
+
+
+def test_trainings_are_put_side_by_side_from_their_records(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed in (1, 2):
+        own = [f"seed={seed}", f"out={tmp_path / f'seed{seed}'}"]
+        parts.run_stage("decompose", [*words, *own])
+    options = [tmp_path / "seed1", tmp_path / "seed2", "--out", tmp_path / "out"]
+    assert call(curves_script, monkeypatch, *options)[0] == 0
+    record = json.loads((tmp_path / "seed2" / "decomposition.json").read_text())
+    curves = pd.read_csv(tmp_path / "out" / "training.csv")
+    assert list(curves["decomposition"]) == ["seed1"] * 10 + ["seed2"] * 10
+    own = curves[curves["decomposition"] == "seed2"]
+    assert list(own["ci_l0"]) == pytest.approx([line["ci_l0"] for line in record["history"]])
+    (line,) = [
+        row for row in (tmp_path / "out" / "training.md").read_text().splitlines() if "seed2" in row
+    ]
+    assert line in capsys.readouterr().out
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "10" and float(cells[3]) == pytest.approx(record["evidence"]["ci_l0"], abs=1)
+    assert float(cells[7]) == pytest.approx(record["evidence"]["kl_nats"]["stochastic"], rel=0.01)
+    record["history"] = []
+    (tmp_path / "seed2" / "decomposition.json").write_text(json.dumps(record))
+    assert call(curves_script, monkeypatch, *options)[0] == 2
+    assert "has no training history" in capsys.readouterr().err
+    options[1] = tmp_path / "nowhere"
+    assert call(curves_script, monkeypatch, *options)[0] == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 def harvested(words: list[str], shared: list[str]) -> Path:
