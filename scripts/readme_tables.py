@@ -99,7 +99,9 @@ def decomposition() -> str:
 def stability() -> str:
     """How the first embedded decomposition's subcomponents match another seed's: medians."""
     rows = []
-    for path in sorted(DECOMPOSITIONS.glob("stability_*.csv")):
+    others = [name for name in SHIPPED if name != "embedded"]
+    for number in range(1, len(others) + 1):
+        path = DECOMPOSITIONS / f"stability_{number}.csv"
         frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
         alone = frame["exclusive"] == "de"
         for name, part in {"all": frame, "German alone": frame[alone]}.items():

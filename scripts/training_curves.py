@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence
 from pd_finetune.plots.tables import markdown
 
+COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
 KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
 
 
@@ -37,11 +39,15 @@ def read(name: str) -> dict[str, Any]:
     path = decomposition_folder(name) / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"history", "evidence", "seconds"} - set(record)
-    except (OSError, ValueError) as error:
+        wanted = {"history": record, "seconds": record, "evidence": record}
+        wanted |= dict.fromkeys(COUNTS, record.get("evidence", {}))
+        missing = [name for name, where in wanted.items() if where.get(name) in (None, [])]
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"no decomposition at '{path.parent}': {error}") from None
-    if missing or not record["history"]:
-        raise UserError(f"'{path}' has no training history: pd_finetune.decompose writes one")
+    if missing:
+        raise UserError(
+            f"'{path}' has no {', '.join(missing)}: python -m pd_finetune.decompose writes them"
+        )
     return record
 
 
@@ -60,7 +66,8 @@ def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str
         nats = evidence["kl_nats"].get(kind)
         cells[f"KL {kind.replace('_', ' ')}"] = "–" if nats is None else f"{nats:.3g}"
     for column, words in {"ci_l0": "L0", "adversarial_kl_nats": "adversarial KL"}.items():
-        cells[f"change of {words}"] = f"{change(curve, column):+.1%}"
+        found = change(curve, column)
+        cells[f"change of {words}"] = "–" if math.isnan(found) else f"{found:+.1%}"
     return cells
 
 
@@ -89,11 +96,13 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    last = [Path(name).name for name in records]
+    names = last if len(set(last)) == len(last) else list(records)  # short ones where they differ
     curves = {
-        name: pd.DataFrame(record["history"]).assign(decomposition=Path(name).name)
-        for name, record in records.items()
+        name: pd.DataFrame(record["history"]).assign(decomposition=name)
+        for name, record in zip(names, records.values(), strict=True)
     }
-    rows = [row(Path(name).name, records[name], curve) for name, curve in curves.items()]
+    rows = [row(*parts, curves[parts[0]]) for parts in zip(names, records.values(), strict=True)]
     table = markdown(pd.DataFrame(rows))
     together = pd.concat(curves.values(), ignore_index=True)
     style.save(convergence.draw(together, "decomposition"), out, "training")

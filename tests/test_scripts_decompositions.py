@@ -188,7 +188,7 @@ def test_trainings_are_put_side_by_side_from_their_records(
     record["history"] = []
     (tmp_path / "seed2" / "decomposition.json").write_text(json.dumps(record))
     assert call(curves_script, monkeypatch, *options)[0] == 2
-    assert "has no training history" in capsys.readouterr().err
+    assert "has no history" in capsys.readouterr().err
     options[1] = tmp_path / "nowhere"
     assert call(curves_script, monkeypatch, *options)[0] == 2
     assert "nowhere" in capsys.readouterr().err
