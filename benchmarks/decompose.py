@@ -80,6 +80,8 @@ def main() -> None:
         parser.error(f"--steps={args.steps}: give a multiple of 4")
     if args.repeats < 1 or args.rows < 0 or args.rows % 2:
         parser.error("--repeats must be at least 1, --rows even")
+    if args.out.is_dir():
+        parser.error(f"--out={args.out} is a folder: give a file, {args.out / 'name.json'}")
     make_folder(args.out.parent)
     record = measure(args)
     # the other size's record stays

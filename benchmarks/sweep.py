@@ -122,6 +122,8 @@ def main() -> None:
     args = parser.parse_args()
     arms, budgets = args.arms.split(","), [int(b) for b in args.budgets.split(",")]
     grid = list(product(arms, budgets, range(args.seeds)))
+    if args.out.is_dir():
+        parser.error(f"--out={args.out} is a folder: give a file, {args.out / 'name.json'}")
     make_folder(args.out.parent)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

@@ -1,10 +1,14 @@
 """The plain rival of `benchmarks.sweep` is a second, literal implementation: numbers must agree."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 
+import benchmarks.decompose
+import benchmarks.sweep
 from benchmarks.plain_run import run as plain
 from benchmarks.sweep import ARMS, difference, spread
 from pd_finetune.checking import checked_config
@@ -32,3 +36,17 @@ def test_spread_takes_every_arm_in_turn() -> None:
     assert len(set(chosen)) == 10
     assert [arm for arm, _, _ in chosen] == [arm for arm in ARMS for _ in range(2)]
     assert spread(grid, 99) == grid
+
+
+@pytest.mark.parametrize("benchmark", [benchmarks.sweep, benchmarks.decompose])
+def test_a_folder_to_write_to_is_refused_before_the_work(
+    benchmark: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main()
+    assert stopped.value.code == 2
+    assert f"--out={tmp_path} is a folder: give a file" in capsys.readouterr().err
