@@ -188,10 +188,8 @@ def run(options: argparse.Namespace, words: list[str]) -> None:
     held_out = held_out_windows(config, target, source, first.decomposition.window)
     ids = torch.from_numpy(np.concatenate(list(held_out.values()))).to(target.device)
     mean_ci, alone, begun = first.mean_ci(), first.exclusive(), first.begun(target)
-    own, others = (
-        first.importances(target, ids),
-        [Found.of(name, target) for name in options.others],
-    )
+    own = first.importances(target, ids)
+    others = [Found.of(name, target) for name in options.others]
     out, parts = make_folder(options.out), []
     for number, (folder, other) in enumerate(zip(options.others, others, strict=True), 1):
         if other.harvest.config["hashes"]["text"] != first.harvest.config["hashes"]["text"]:
