@@ -7,10 +7,10 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep wandb-sync rollouts figures toys front benchmark test test-slow check clean
+.PHONY: help setup run sweep wandb-sync rollouts figures doses toys front equal-quality benchmark test test-slow check clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 setup: $(STAMP)  ## make .venv with everything at the versions of constraints.txt
 
@@ -36,11 +36,17 @@ figures: $(STAMP)  ## figures, tables and the page of results from the runs ther
 rollouts: $(STAMP)  ## continuations of fixed prompts, before and after each arm's edits
 	$(RUN) -m pd_finetune.rollouts $(ARGS)
 
+doses: $(STAMP)  ## what one scalar could do at best, in each shipped decomposition and in an SVD
+	$(RUN) scripts/doses.py embedded embedded_seed1 embedded_seed2 $(ARGS)
+
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
 	$(RUN) scripts/toys.py $(ARGS)
 
 front: $(STAMP)  ## decompositions over minimality: CI-L0 against KL, training curves (hours)
 	$(RUN) scripts/front.py $(ARGS)
+
+equal-quality: $(STAMP)  ## the merged recipe in a fifth of the time of the paper's (hours)
+	$(RUN) scripts/equal_quality.py $(ARGS)
 
 benchmark: $(STAMP)  ## time a decomposition step against a plain reference
 	$(RUN) -m benchmarks.decompose $(ARGS)

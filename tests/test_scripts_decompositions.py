@@ -25,6 +25,8 @@ from tests.decomposition import parts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import decomposed as decomposed_script
+import doses as doses_script
+import equal_quality as equal_script
 import front as front_script
 import slim_decomposition as slim_script
 import stability as stability_script
@@ -347,3 +349,103 @@ def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
         parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path / 'o'}"])
     with pytest.raises(UserError, match="is the folder that the new one goes to"):
         parts.run_stage("decompose", [f"start_from={tmp_path}", f"out={tmp_path}"])
+
+
+@pytest.fixture
+def speed(tmp_path: Path) -> Path:
+    """A record by which a step of the rival takes four times as long."""
+    path = tmp_path / "speed.json"
+    variants = {"reference": {"step_seconds": 2.0}, "merged": {"step_seconds": 0.5}}
+    path.write_text(json.dumps({"embedded": {"variants": variants}}))
+    return path
+
+
+def test_recipes_are_compared_at_equal_sparsity_in_a_share_of_the_time(
+    words: list[str], speed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [word for word in words if not word.startswith(("start_from", "recipe"))]
+    options = ["--work", tmp_path / "work", "--out", tmp_path / "out", "--speed", speed]
+    options += ["--steps", "6", "--shares", "2", "--lrs", "1e-3", "3e-3"]
+    options += ["--rivals", "1e-3:2e-4", "3e-3:1e-3"]
+    options += ["--coefficients", *COEFFICIENTS, "recipe.rows=4", "recipe.window=10", *own]
+    assert call(equal_script, monkeypatch, *options, "--only", "paper-lr0.001-m0.0002-6")[0] == 0
+    assert not (tmp_path / "out").exists()
+    assert call(equal_script, monkeypatch, *options)[0] == 0
+    rows = pd.read_csv(tmp_path / "out" / "equal_quality.csv")
+    # a half of the time at four times the speed: twice the steps
+    assert list(rows["steps"]) == [6, 6] + [12] * 4
+    assert rows["minutes"].to_numpy() == pytest.approx([0.2, 0.2] + [0.1] * 4)
+    for row in rows.to_dict("records"):
+        name = f"{row['recipe']}-lr{row['lr']:g}-m{row['coefficient']:g}-{row['steps']}"
+        record = json.loads((tmp_path / "work" / name / "decomposition.json").read_text())
+        recipe, evidence = record["config"]["recipe"], record["evidence"]
+        assert recipe["recon"] == {"paper": "separate", "merged": "merged"}[row["recipe"]]
+        assert (recipe["steps"], recipe["lr"]) == (row["steps"], row["lr"])
+        assert recipe["minimality_coefficient"] == row["coefficient"]
+        assert row["kl_stochastic"] == pytest.approx(evidence["kl_nats"]["stochastic"])
+        if row["recipe"] == "merged":
+            ratio = recipe["frequency_coefficient"] / recipe["minimality_coefficient"]
+            assert ratio == pytest.approx(1 / 3, rel=1e-3)
+    page = (tmp_path / "out" / "equal_quality.md").read_text()
+    assert page.count("| `merged` | 1/2 |") == 4 and page.count("| 1/2 | ") == 4 + 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", None)
+        assert call(equal_script, patch, *options)[0] == 0
+
+
+def test_kl_at_equal_sparsity_lies_on_the_straight_line_of_logarithms() -> None:
+    curve = pd.DataFrame({"ci_l0": [400.0, 100.0], "kl_x": [0.1, 0.4]})
+    assert equal_script.at_equal_l0(curve, 200.0, "kl_x") == pytest.approx(0.2)
+    assert equal_script.at_equal_l0(curve, 100.0, "kl_x") == pytest.approx(0.4)
+    assert math.isnan(equal_script.at_equal_l0(curve, 401.0, "kl_x"))
+    assert math.isnan(equal_script.at_equal_l0(curve, 99.0, "kl_x"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--speed", "nowhere.json"],
+            "--speed nowhere.json has no seconds of reference and merged",
+        ),
+        (["--rival", "paper"], "has no seconds of paper and merged"),
+        (["--only", "x"], "--only x: there are paper-lr0.001-m0.0002-6, "),
+        (["--rivals", "1e-3"], "--rivals 1e-3: give lr:minimality, as 1e-3:2e-4"),
+        (["recipe.lr=1"], "recipe.lr=1: this script sets it"),
+    ],
+)
+def test_a_wrong_comparison_is_refused(
+    given: list[str],
+    message: str,
+    speed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(equal_script, monkeypatch, "--speed", speed, "--steps", "6", *given)[0] == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_scale_is_priced_in_every_basis(
+    words: list[str],
+    shared: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start = harvested(words, shared)
+    path = start / "harvest" / "subcomponents.parquet"
+    table = pd.read_parquet(path)
+    exclusive = table[table["exclusive"] & (table["top_language"] == "de")]
+    options = [start, "--out", tmp_path / "out", "--count", "3", *shared]
+    options += ["evaluation.rows=4", "evaluation.window=16", "languages.preserve=[en]"]
+    assert call(doses_script, monkeypatch, *options)[0] == 0
+    prices = pd.read_csv(tmp_path / "out" / "doses.csv")
+    groups = {group: list(own["key"]) for group, own in prices.groupby("group")}
+    assert groups.get(f"{start.name}, German alone", []) == list(exclusive["key"])
+    assert len(groups[f"{start.name}, any"]) == len(groups["singular directions"]) == 3
+    assert prices["selected"].sum() == min(len(exclusive), 1)
+    # a random model is at chance already
+    page = (tmp_path / "out" / "doses.md").read_text()
+    assert "| singular directions | 3 | " in page
+    assert call(doses_script, monkeypatch, tmp_path / "none", *options[1:])[0] == 2
+    assert "none" in capsys.readouterr().err

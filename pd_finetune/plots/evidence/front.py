@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from pd_finetune.plots import style
@@ -16,6 +17,17 @@ SERIES = {
 }
 
 
+def sparsity_axes(axes: Axes) -> None:
+    """CI-L0 against a KL, both logarithmic, with plain numbers at the ticks."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("CI-L0 [subcomponents per token]")
+
+
 def draw(points: pd.DataFrame, chosen: float | None = None) -> style.Drawing:
     """CI-L0 against KL, both logarithmic; points are joined in the order of their coefficients.
 
@@ -27,13 +39,7 @@ def draw(points: pd.DataFrame, chosen: float | None = None) -> style.Drawing:
     series = {column: how for column, how in SERIES.items() if column in numbers}
     subtitle = "one decomposition per minimality coefficient (small print); lower left is better"
     with style.canvas("Sparsity against reconstruction", subtitle, (6.6, 4.4)) as (figure, axes):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("CI-L0 [subcomponents per token]")
+        sparsity_axes(axes)
         axes.set_ylabel("KL(clean || masked) [nats per token]")
         for column, (name, look) in series.items():
             axes.plot(

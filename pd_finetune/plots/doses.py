@@ -1,0 +1,85 @@
+"""The price of chance by one scale, of every candidate of several bases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from pd_finetune.plots import style
+from pd_finetune.results.table import DAMAGE_NATS
+
+_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#CC79A7", "#999999")
+_SELECTED = "#D55E00"
+_LEAST = 5e-3  # of damage on the axis, in nats; less is drawn there
+
+
+def draw(prices: pd.DataFrame, language: str, protected: str) -> style.Drawing:
+    """A strip per group of candidates; those that never get there are counted beside it.
+
+    Args:
+        prices: a row per candidate: `group`, `key`, `damage_nats` (nan: never at chance),
+            `selected`.
+        language, protected: codes of the target language and the protected one.
+    """
+    groups = list(dict.fromkeys(prices["group"]))
+    target, name = style.language_name(language), style.language_name(protected)
+    subtitle = f"one scalar each, turned until {target} is at chance; no training tokens"
+    size = (7.2, 0.55 * len(groups) + 1.6)
+    with style.canvas("The price of chance", subtitle, size) as (figure, axes):
+        axes.set_xscale("log")
+        shown = prices["damage_nats"].clip(lower=_LEAST)
+        known = shown.dropna().tolist() + [DAMAGE_NATS]
+        axes.set_xlim(min(known) / 1.5, max(known) * 1.5)
+        axes.axvline(DAMAGE_NATS, color=style.MUTED, linewidth=0.8, linestyle="--", zorder=1)
+        for place, group in enumerate(groups):
+            rows = prices[prices["group"] == group]
+            there = shown[rows.index].dropna()
+            # spread by rank, so that the same numbers give the same picture
+            offsets = ((there.rank(method="first").to_numpy() * 0.618) % 1 - 0.5) * 0.5
+            axes.scatter(
+                there,
+                place + offsets,
+                s=14,
+                color=_COLOURS[place % len(_COLOURS)],
+                alpha=0.75,
+                linewidths=0,
+            )
+            chosen = rows["selected"][there.index].to_numpy(dtype=bool)
+            axes.scatter(
+                there[chosen],
+                np.full(chosen.sum(), place) + offsets[chosen],
+                s=70,
+                marker="*",
+                color=_SELECTED,
+                zorder=3,
+            )
+            axes.annotate(
+                f"{len(there)} of {len(rows)}",
+                (1, place),
+                (6, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=style.MUTED,
+                verticalalignment="center",
+            )
+        axes.set_yticks(range(len(groups)), groups)
+        axes.set_ylim(len(groups) - 0.5, -0.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(
+            f"{name} damage where {target} is at chance [nats per token]; "
+            "star: chosen by the label rule"
+        )
+        axes.annotate(
+            "get there",
+            (1, 1),
+            (6, 2),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8.5,
+            color=style.MUTED,
+        )
+    return style.Drawing(figure, prices)

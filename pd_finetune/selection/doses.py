@@ -1,0 +1,163 @@
+"""What one scale alone can do: cross-entropy of target and protected text against the scale m.
+
+No tokens are trained on: the scale is turned until the target language is at chance, and the price
+is read off. It is the best that tuning this one number could find, so it tells a poor choice of
+subcomponent from poor tuning, and one basis of rank-1 matrices from another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.sites import Site, weight_at
+from pd_finetune.evaluation.cross_entropy import mean
+from pd_finetune.evaluation.held_out import HeldOut
+from pd_finetune.evaluation.scores import edited_scores
+from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.keys import SubcomponentKey
+from pd_finetune.targets.load import Target
+from pd_finetune.targets.upper import UpperLayers
+
+# distances m - 1 on either side of the unedited target: few, as most candidates never get there
+DISTANCES = (4.0, 11.0, 23.0, 45.0)
+HALVINGS = 5  # of the interval in which chance is crossed
+
+
+@dataclass(frozen=True)
+class Dose:
+    """Mean cross-entropies, in nats per token, at one scale."""
+
+    scale: float
+    target_ce: float
+    protected_ce: float
+
+
+@dataclass(frozen=True)
+class Price:
+    """Where one scale takes the target language to chance; nan where it doesn't."""
+
+    scale: float
+    damage: float  # of protected text, in nats per token
+
+
+class Doses:
+    """Measures doses of one basis on the same windows.
+
+    Args:
+        texts: windows of the target and of the protected language, in this order.
+    """
+
+    def __init__(
+        self, target: Target, basis: Decomposition, texts: dict[str, HeldOut], batch: int = 0
+    ) -> None:
+        self._target, self._basis, self._texts, self._batch = target, basis, texts, batch
+        self.clean = self._measured([], 1.0)
+
+    def at(self, key: SubcomponentKey, scale: float) -> Dose:
+        """Cross-entropies with one subcomponent's scale at `scale`."""
+        return self._measured([key], scale)
+
+    def _measured(self, keys: list[SubcomponentKey], scale: float) -> Dose:
+        # at 1 any subcomponent leaves the target as it is
+        chosen = keys or self._basis.all_keys()[:1]
+        method = MaskMethod(self._target, self._basis, chosen, start=scale)
+        upper = UpperLayers(self._target.model, method.lowest_layer)
+        found, _ = edited_scores(self._target, method, self._texts, [], upper, self._batch)
+        target, protected = (mean(values) for values in found.values())
+        return Dose(scale, target, protected)
+
+    def curve(
+        self, key: SubcomponentKey, sign: int, most_damage: float, chance: float
+    ) -> list[Dose]:
+        """Doses at growing distances from 1, until the target is at chance or the damage too high.
+
+        Args:
+            sign: -1 suppresses and inverts, 1 amplifies.
+            most_damage: of protected text in nats per token; none is looked for beyond it.
+            chance: the target's cross-entropy that is wanted, in nats per token.
+        """
+        doses = [self.clean]
+        for distance in DISTANCES:
+            doses.append(self.at(key, 1 + sign * distance))
+            last = doses[-1]
+            if last.target_ce >= chance:
+                break
+            if last.protected_ce - self.clean.protected_ce > most_damage:
+                break
+        return doses
+
+    def prices(
+        self, key: SubcomponentKey, chance: float, most_damage: float = 2.0
+    ) -> dict[int, Price]:
+        """What chance costs by suppressing or inverting (-1) and by amplifying (1)."""
+        curves = {sign: self.curve(key, sign, most_damage, chance) for sign in (-1, 1)}
+        return {s: price_of(self._refined(key, c, chance), chance) for s, c in curves.items()}
+
+    def price(self, key: SubcomponentKey, chance: float, most_damage: float = 2.0) -> Price:
+        """The cheaper of the two directions."""
+        found = self.prices(key, chance, most_damage).values()
+        return min(found, key=lambda p: math.inf if math.isnan(p.damage) else p.damage)
+
+    def _refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
+        """The last interval halved a few times where the target is at chance at its end."""
+        if doses[-1].target_ce < chance:
+            return doses
+        below, above = doses[-2], doses[-1]
+        for _ in range(HALVINGS):
+            middle = self.at(key, (below.scale + above.scale) / 2)
+            below, above = (below, middle) if middle.target_ce >= chance else (middle, above)
+        return [doses[0], below, above]
+
+
+def price_of(doses: Sequence[Dose], chance: float) -> Price:
+    """Where the target's cross-entropy first crosses `chance`, linear between neighbouring doses.
+
+    Args:
+        doses: in order, the unedited target first.
+    """
+    for before, after in zip(doses, doses[1:], strict=False):
+        if before.target_ce < chance <= after.target_ce:
+            share = (chance - before.target_ce) / (after.target_ce - before.target_ce)
+            scale = before.scale + share * (after.scale - before.scale)
+            ce = before.protected_ce + share * (after.protected_ce - before.protected_ce)
+            return Price(scale, ce - doses[0].protected_ce)
+    return Price(math.nan, math.nan)
+
+
+def effect(doses: Doses, key: SubcomponentKey) -> float:
+    """Nats by which inverting a subcomponent raises the target's cross-entropy beyond the other's.
+
+    Inverting: m = -1; the protected language's own rise is taken off.
+    """
+    inverted, clean = doses.at(key, -1.0), doses.clean
+    rise = inverted.target_ce - clean.target_ce
+    return rise - (inverted.protected_ce - clean.protected_ce)
+
+
+@torch.no_grad()
+def singular_basis(target: Target, sites: Iterable[Site]) -> Decomposition:
+    """The singular value decomposition of the same matrices: one subcomponent per singular value.
+
+    V holds right singular vectors, U the left ones times their values, so that W = (V U)^T and
+    Delta is 0.
+    """
+    found = {}
+    for site in sites:
+        left, values, right = torch.linalg.svd(
+            weight_at(target.model, site).double(), full_matrices=False
+        )
+        found[site.name] = right.T.float(), (left * values).T.float()
+    ranks = {
+        site.name: Site(site.name, site.module, site.d_in, site.d_out, min(site.d_in, site.d_out))
+        for site in sites
+    }
+    components = Subcomponents(ranks)
+    for name, (V, U) in found.items():
+        components.assign(name, V.contiguous(), U.contiguous())
+    return Decomposition(components, None, 0)
