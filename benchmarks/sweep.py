@@ -8,7 +8,8 @@ processes by the joblib launcher. A sweep takes values of the unedited embedded 
 package; plain evaluates it in every run, as it has nowhere to keep them.
 Plain runs go one after the other with all threads; as they take equally long, `--plain` of them,
 spread over the grid, are enough. The numbers of both are compared: damage of every text and the
-gap to chance. Last, what the matrix products of a run take alone, on one core: that much
+gap to chance. Processor time is measured beside the wall clock, as it suffers less from whatever
+else the machine does. Last, what the matrix products of a run take alone, on one core: that much
 over the number of processes is the least that a run of ours could take.
 """
 
@@ -17,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,9 +36,16 @@ ARMS = ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> float:
-    """Seconds of a command in the source tree, with a cache of its own."""
-    started = time.monotonic()
+class Seconds(NamedTuple):
+    """What a command took: by the clock, and of processors (its own and its children's)."""
+
+    wall: float
+    processor: float
+
+
+def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> Seconds:
+    """Run a command in the source tree, with a cache of its own."""
+    started, used = time.monotonic(), _processor_seconds()
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
@@ -52,11 +61,17 @@ def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> 
     if done.returncode:
         print(done.stderr or "", file=sys.stderr)
         sys.exit(f"error: {module} {' '.join(words)} ended with code {done.returncode}")
-    return time.monotonic() - started
+    return Seconds(time.monotonic() - started, _processor_seconds() - used)
 
 
-def swept(grid: list[tuple[str, int, int]], folder: Path, jobs: int) -> float:
-    """Seconds of the whole grid by our sweep."""
+def _processor_seconds() -> float:
+    """Of all processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def swept(grid: list[tuple[str, int, int]], folder: Path, jobs: int) -> Seconds:
+    """What the whole grid takes by our sweep."""
     axes = zip(*grid, strict=True)
     arms, budgets, seeds = (",".join(map(str, dict.fromkeys(axis))) for axis in axes)
     words = ["-m", f"arm={arms}", f"budget={budgets}", f"seed={seeds}", "logger=none"]
@@ -128,11 +143,13 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         seconds: dict[str, float] = {}
+        processor: dict[str, float] = {}
         found = {}
         for way, jobs in {"serial": 1, "jobs": args.jobs}.items():
             folder = Path(name) / way
             folder.mkdir()
-            seconds[way] = swept(grid, folder, jobs) / len(grid)
+            taken = swept(grid, folder, jobs)
+            seconds[way], processor[way] = (value / len(grid) for value in taken)
             found[way] = records(folder)
             print(f"{way}: {seconds[way]:.2f} s a run, {len(grid)} runs", flush=True)
         chosen = spread(grid, args.plain)
@@ -144,18 +161,20 @@ def main() -> None:
             apart[f"{arm} {budget} {seed}"] = difference(
                 found["serial"][arm, budget, seed], json.loads(out.read_text())
             )
-            print(f"plain {arm}, budget {budget}: {plain[-1]:.1f} s", flush=True)
-    seconds["plain"] = sum(plain) / len(plain)
+            print(f"plain {arm}, budget {budget}: {plain[-1].wall:.1f} s", flush=True)
+    seconds["plain"] = sum(taken.wall for taken in plain) / len(plain)
+    processor["plain"] = sum(taken.processor for taken in plain) / len(plain)
     floors = {f"{a} {b}": floor_seconds([f"arm={a}", f"budget={b}"]) for a in arms for b in budgets}
     floor = sum(floors.values()) / len(floors)
     most = seconds["plain"] * args.jobs / floor
     record = {
         "seconds_a_run": seconds,
+        "processor_seconds_a_run": processor,
         "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
         "times_plain": {way: seconds["plain"] / seconds[way] for way in ("serial", "jobs")},
         "runs": {"sweep": len(grid), "plain": len(chosen)},
         "jobs": args.jobs,
-        "plain_seconds": plain,
+        "plain_seconds": [taken.wall for taken in plain],
         "floor_core_seconds_a_run": floor,
         "floor_core_seconds": floors,
         "times_plain_at_the_floor": most,
@@ -166,10 +185,11 @@ def main() -> None:
         "git_commit": git_commit(),
     }
     write_json(args.out, record)
-    print(f"{'':<10}{'s/run':>8}{'runs/min':>10}{'x plain':>9}")
+    print(f"{'':<10}{'s/run':>8}{'runs/min':>10}{'x plain':>9}{'processor s':>13}")
     for way in ("plain", "serial", "jobs"):
         ratio = seconds["plain"] / seconds[way]
-        print(f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}")
+        line = f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}"
+        print(f"{line}{processor[way]:>13.2f}")
     print(f"matrix products alone: {floor:.2f} core-seconds a run, so {most:.1f} x plain at most")
     print(f"results differ by {max(apart.values()):.1e} nats at most")
 

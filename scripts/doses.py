@@ -1,6 +1,6 @@
 """The price of chance: what could one scalar do at best, in these decompositions and in an SVD?
 
-    python scripts/doses.py embedded embedded_seed1 embedded_seed2 --out results/embedded/doses \
+    python scripts/doses.py embedded embedded_seed1 embedded_seed2 --out results/doses \
         [key=value ...]
 
 Every subcomponent that a decomposition's harvest labels as the target language's alone is scaled by
@@ -173,7 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("decompositions", nargs="*", default=["embedded"], metavar="DECOMPOSITION")
-    parser.add_argument("--out", type=Path, default=Path("results/embedded/doses"))
+    parser.add_argument("--out", type=Path, default=Path("results/doses"))
     parser.add_argument("--count", type=int, default=32, help="without labels (%(default)s)")
     own, words = told_apart(sys.argv[1:])
     options = parser.parse_args(own)
