@@ -174,7 +174,7 @@ def main() -> None:
     )
     parser.add_argument("decompositions", nargs="*", default=["embedded"], metavar="DECOMPOSITION")
     parser.add_argument("--out", type=Path, default=Path("results/doses"))
-    parser.add_argument("--count", type=int, default=32, help="without labels (%(default)s)")
+    parser.add_argument("--count", type=int, default=16, help="without labels (%(default)s)")
     own, words = told_apart(sys.argv[1:])
     options = parser.parse_args(own)
     register_schemas()
