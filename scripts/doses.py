@@ -1,15 +1,15 @@
-"""The price of chance: what could one scalar do at best, in these decompositions and in an SVD?
+"""The price of chance: what could one scalar do, in these decompositions and in an SVD?
 
     python scripts/doses.py embedded embedded_seed1 embedded_seed2 --out results/doses \
         [key=value ...]
 
 Every subcomponent that a decomposition's harvest labels as the target language's alone is scaled by
 itself, in both directions, until held-out text of that language is at chance, and the damage to the
-protected language is read off between the scales tried. No token is trained on: this is the best
-that tuning the one number could find. For comparison, chosen without labels by the effect of
-inverting them (on a part of the same text, in nats of the target language less those of the
-protected one): the strongest of all subcomponents with a mean importance of at least 0.001, and of
-all singular directions of the same matrices.
+protected language is read off. No token is trained on: this is about the best that tuning the one
+number could find. For comparison, chosen without labels, by the effect of inverting them on the
+first windows of the same text (nats of the target language less those of the protected one): the
+strongest of all subcomponents with a mean importance of at least 0.001, and of all singular
+directions of the first decomposition's matrices.
 
 Writes doses.csv (a row per candidate), its picture, and doses.md. Words at the end reach the
 config that names model, languages, evaluation, device and threads (`python -m pd_finetune.run`).
@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -39,13 +41,57 @@ from pd_finetune.plots import style
 from pd_finetune.plots.tables import markdown
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.runtime import device_of, prepare
-from pd_finetune.selection.doses import Doses, effect, singular_basis
+from pd_finetune.selection.doses import (
+    DISTANCES,
+    MOST_DAMAGE,
+    Doses,
+    effect,
+    singular_basis,
+)
+from pd_finetune.selection.rank import select_label
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import load_target
+from pd_finetune.targets.load import Target, load_target
 
 LEAST_MEAN_CI = 1e-3  # rarer ones cannot carry a language
 EFFECT_ROWS = 8  # windows of either language
+COLUMNS = ["group", "key", "scale", "damage_nats", "selected"]
+
+
+@dataclass
+class Candidates:
+    """One decomposition with what its harvest says."""
+
+    name: str
+    basis: Decomposition
+    labelled: list[SubcomponentKey]
+    selected: SubcomponentKey | None  # by `selection=label`; None: nothing has such a label
+    seen: list[SubcomponentKey]  # important now and then
+
+    @classmethod
+    def of(cls, folder: str, target: Target, language: str) -> Candidates:
+        """Load both.
+
+        Raises:
+            UserError: there is none, or its harvest is missing, or knows no such language.
+        """
+        basis = load_decomposition(folder, target)
+        harvest = load_harvest(decomposition_folder(folder) / "harvest", target, basis)
+        if language not in harvest.languages:
+            known = ", ".join(harvest.languages)
+            raise UserError(f"the harvest of '{folder}' is of {known}, not of '{language}'")
+        table = harvest.subcomponents
+        own = table["key"][table["exclusive"] & (table["top_language"] == language)]
+        selected = None
+        if len(own):
+            (selected,) = select_label(harvest, basis, language, 0, choose="effect").keys
+        seen = table["key"][table["mean_ci"] >= LEAST_MEAN_CI]
+        name = folder if folder in SHIPPED else Path(folder).resolve().name
+        return cls(name, basis, _parsed(own), selected, _parsed(seen))
+
+
+def _parsed(keys: Iterable[str]) -> list[SubcomponentKey]:
+    return [SubcomponentKey.parse(key) for key in keys]
 
 
 class Comparison:
@@ -60,111 +106,118 @@ class Comparison:
         config = composed("config", ["evaluation.split=validation", "evaluation.rows=32", *words])
         assert isinstance(config, RunConfig)
         prepare(config.threads)
+        if len(config.languages.preserve) > 1:
+            raise UserError(
+                f"languages.preserve={config.languages.preserve}: the price is of one language"
+            )
         self.language, self.protected = config.languages.target, config.languages.preserve[0]
+        self.split = config.evaluation.split
         self._count = count
-        self._target = load_target(config.model.folder, device_of(config.device), "float32")
+        device = device_of(config.device)
+        self.target = load_target(config.model.folder, device, config.model.dtype)
         config.evaluation.out_of_domain = False
         names = [self.language, self.protected]
         source = instantiate(config.languages.source)
-        self._texts = held_out(self._target, source, names, config.evaluation)
-        self._chance = self._target.chance_nats - AT_CHANCE_NATS
+        self._texts = held_out(self.target, source, names, config.evaluation)
+        self._chance = self.target.chance_nats - AT_CHANCE_NATS
         self._batch = config.evaluation.batch
-        self._sites: Decomposition | None = None
 
-    def decomposition(self, folder: str) -> list[dict[str, object]]:
-        """Rows of the labelled candidates and of the strongest of all alive ones."""
-        basis = load_decomposition(folder, self._target)
-        self._sites = self._sites or basis
-        table = load_harvest(decomposition_folder(folder) / "harvest", self._target, basis)
-        found = table.subcomponents
-        name = folder if folder in SHIPPED else Path(folder).name
-        own = found[found["exclusive"] & (found["top_language"] == self.language)]
-        order = own.sort_values("effect_nats", ascending=False)["key"]
-        best = str(order.iloc[0]) if len(own) else None
-        labelled = [SubcomponentKey.parse(key) for key in own["key"]]
-        group = f"{name}, {style.language_name(self.language)} alone"
-        doses = Doses(self._target, basis, self._texts, self._batch)
-        rows = self._prices(group, doses, labelled, best)
-        alive = [SubcomponentKey.parse(k) for k in found["key"][found["mean_ci"] >= LEAST_MEAN_CI]]
-        return rows + self._strongest(f"{name}, any", basis, doses, alive)
+    def prices(self, all_candidates: list[Candidates]) -> dict[str, pd.DataFrame]:
+        """A row per candidate, by group: labelled ones, those without labels, and of the SVD.
 
-    def singular(self) -> list[dict[str, object]]:
-        """Rows of the strongest singular directions of the first decomposition's matrices."""
-        assert self._sites is not None
-        basis = singular_basis(self._target, list(self._sites.sites.values()))
-        doses = Doses(self._target, basis, self._texts, self._batch)
-        return self._strongest("singular directions", basis, doses, basis.all_keys())
+        Raises:
+            UserError: the target language is at chance as it is.
+        """
+        found = {}
+        for candidates in all_candidates:
+            doses = self._doses(candidates.basis)
+            group = f"{candidates.name}, {style.language_name(self.language)} alone"
+            found[group] = self._priced(group, doses, candidates.labelled, candidates.selected)
+            group = f"{candidates.name}, any"
+            found[group] = self._strongest(group, candidates.basis, doses, candidates.seen)
+        sites = list(all_candidates[0].basis.sites.values())
+        basis = singular_basis(self.target, sites)
+        group = "singular directions"
+        found[group] = self._strongest(group, basis, self._doses(basis), basis.all_keys())
+        return found
+
+    def _doses(self, basis: Decomposition) -> Doses:
+        doses = Doses(self.target, basis, self._texts, self._batch)
+        if doses.clean.target_ce >= self._chance:
+            raise UserError(
+                f"'{self.language}' is at chance as it is ({doses.clean.target_ce:.2f} nats): "
+                "nothing is left to turn"
+            )
+        return doses
 
     def _strongest(
         self, group: str, basis: Decomposition, doses: Doses, keys: list[SubcomponentKey]
-    ) -> list[dict[str, object]]:
+    ) -> pd.DataFrame:
         few = {
             name: HeldOut(text.ids[:EFFECT_ROWS], (*text.facts, EFFECT_ROWS))
             for name, text in self._texts.items()
         }
-        quick = Doses(self._target, basis, few, self._batch)
+        quick = Doses(self.target, basis, few, self._batch)
         bar = tqdm(keys, desc=f"{group}: effects", unit="subcomponent", dynamic_ncols=True)
         effects = {key: effect(quick, key) for key in bar}
         chosen = sorted(keys, key=effects.__getitem__, reverse=True)[: self._count]
-        return self._prices(group, doses, chosen)
+        return self._priced(group, doses, chosen)
 
-    def _prices(
-        self, group: str, doses: Doses, keys: list[SubcomponentKey], selected: str | None = None
-    ) -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = []
+    def _priced(
+        self,
+        group: str,
+        doses: Doses,
+        keys: list[SubcomponentKey],
+        selected: SubcomponentKey | None = None,
+    ) -> pd.DataFrame:
+        rows = []
         for key in tqdm(keys, desc=f"{group}: doses", unit="subcomponent", dynamic_ncols=True):
             price = doses.price(key, self._chance)
-            rows.append(
-                {
-                    "group": group,
-                    "key": str(key),
-                    "scale": price.scale,
-                    "damage_nats": price.damage,
-                    "selected": str(key) == selected,
-                }
-            )
-        return rows
+            rows.append((group, str(key), price.scale, price.damage, key == selected))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def page(prices: pd.DataFrame, language: str, protected: str) -> str:
+def page(prices: dict[str, pd.DataFrame], language: str, protected: str, split: str) -> str:
     """What the picture shows, by group."""
     rows = []
-    for group, own in prices.groupby("group", sort=False):
+    for group, own in prices.items():
         there = own.dropna(subset="damage_nats").sort_values("damage_nats")
-        chosen = own[own["selected"]]
         best = there.iloc[0] if len(there) else None
         rows.append(
             {
                 "candidates": group,
                 "number": str(len(own)),
-                "at chance": str(len(there)),
+                "reach chance": str(len(there)),
                 f"below {DAMAGE_NATS:.2f}": str((there["damage_nats"] < DAMAGE_NATS).sum()),
                 "cheapest": "–" if best is None else f"`{best['key']}`",
                 "at scale": "–" if best is None else f"{best['scale']:+.1f}",
                 "damage": "–" if best is None else f"{best['damage_nats']:.2f}",
-                "by label": _chosen(chosen, there),
+                "by label": _chosen(own),
             }
         )
     target, name = style.language_name(language), style.language_name(protected)
     return (
         "# The price of chance\n\n"
         f"One scalar each, turned in both directions until {target} is within {AT_CHANCE_NATS} "
-        f"nats of chance on validation text;\n*damage*: {name}, in nats per token there. No token "
-        "is trained on: it is what tuning this one number could find at best on this text.\n"
-        "*By label*: what the label rule selects, its damage, and its rank among those of its row "
-        "that get there.\n\n"
+        f"nats of chance on {split} text;\n*damage*: {name}, in nats per token there. Scales from "
+        f"{1 - DISTANCES[-1]:g} to {1 + DISTANCES[-1]:g}, damage up to {MOST_DAMAGE:g} nats. "
+        "No token is trained\non: it is about what tuning this one number could find at best on "
+        f"this text. *Any*, *singular directions*: the largest\neffects of inverting on {target} "
+        f"less those on {name}, on the first {EFFECT_ROWS} windows of either. *By label*: what "
+        "the\nlabel rule selects, its damage, and its place among those of its row.\n\n"
         f"{markdown(pd.DataFrame(rows))}"
     )
 
 
-def _chosen(chosen: pd.DataFrame, there: pd.DataFrame) -> str:
+def _chosen(own: pd.DataFrame) -> str:
+    chosen = own[own["selected"].astype(bool)]
     if chosen.empty:
         return "–"
-    row = chosen.iloc[0]
-    if pd.isna(row["damage_nats"]):
-        return f"`{row['key']}` never"
-    rank = int((there["damage_nats"] < row["damage_nats"]).sum()) + 1
-    return f"`{row['key']}` {row['damage_nats']:.2f} ({rank}.)"
+    key, damage = chosen.iloc[0][["key", "damage_nats"]]
+    if pd.isna(damage):
+        return f"`{key}`: not within these"
+    place = int((own["damage_nats"] < damage).sum()) + 1
+    return f"`{key}`: {damage:.2f}, place {place}"
 
 
 def main() -> None:
@@ -177,18 +230,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16, help="without labels (%(default)s)")
     own, words = told_apart(sys.argv[1:])
     options = parser.parse_args(own)
+    if options.count < 1:
+        parser.error(f"--count={options.count} must be at least 1")
     register_schemas()
     try:
         out = make_folder(options.out)
         comparison = Comparison(words, options.count)
-        rows = [row for name in options.decompositions for row in comparison.decomposition(name)]
-        prices = pd.DataFrame(rows + comparison.singular())
+        found = [
+            Candidates.of(folder, comparison.target, comparison.language)
+            for folder in options.decompositions
+        ]
+        names = [candidates.name for candidates in found]
+        if len(set(names)) < len(names):
+            raise UserError(f"two decompositions of one name among {', '.join(names)}: rename one")
+        prices = comparison.prices(found)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     who = comparison.language, comparison.protected
     style.save(picture.draw(prices, *who), out, "doses")
-    write_text(out / "doses.md", page(prices, *who))
+    write_text(out / "doses.md", page(prices, *who, comparison.split))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@
 The embedded target is decomposed by the paper's recipe at two learning rates (and more sparsely at
 the higher one), and by the merged recipe at the higher rate and several minimality coefficients, in
 as many steps as take a share of that time.
-Time is steps times seconds per step, as `benchmarks.decompose` measured them side by side on an
-idle machine (`--speed`), for `--rival` (the plain reference, or `paper`: this package's own way of
-the same step) and for the merged recipe, so it does not depend on what else runs during the hours
-that this takes. The rival's weights come from this package's `recipe=paper`, whose losses and
+Time is steps times seconds per step, as `benchmarks.decompose` measured them side by side
+(`--speed`), for `--rival` (the plain reference, or `paper`: this package's own way of the same
+step) and for the merged recipe, so it does not depend on what else runs during the hours that this
+takes. The rival's weights come from this package's `recipe=paper`, whose losses and
 gradients are the reference's (`agreement_float32` in the same record).
 
 Better or worse is read at equal CI-L0: between the merged recipe's decompositions of one learning
 rate and share, ln KL is taken to be linear in ln L0. What is finished with the same settings is not
 done again, a killed training goes on from its checkpoint. `--only` trains one part, for several
-cores. Words at the end reach every decomposition.
+cores. Words at the end reach every decomposition; what changes the work of a step (rows, sites,
+widths) asks for a record of the benchmark at that size.
 
 Writes equal_quality.csv (a row per decomposition), its picture, and equal_quality.md.
 """
@@ -34,19 +35,40 @@ import pandas as pd
 from decomposed import decomposed, told_apart
 
 from pd_finetune.config_store import register_schemas
-from pd_finetune.errors import UserError
+from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import equal_quality as picture
 from pd_finetune.plots.tables import markdown
 
-LRS = [3e-3]  # the better one of the rival
+LRS = [3e-3]
 RIVALS = ["1e-3:2e-4", "3e-3:2e-4", "3e-3:1e-3"]  # learning rate and minimality coefficient
 COEFFICIENTS = [1e-4, 1.5e-4, 3e-4, 5.6e-4]
 TO_FREQUENCY = 3
 # what makes two decompositions the same
-SETTINGS = ("model", "sites", "mixture", "recipe", "ci_function", "initial", "seed")
-_OWN = ("out", "recipe", "recipe.lr", "recipe.steps", "recipe.minimality_coefficient")
+SETTINGS = (
+    "model",
+    "languages",
+    "sites",
+    "mixture",
+    "recipe",
+    "ci_function",
+    "initial",
+    "quality",
+    "start_from",
+    "seed",
+)
+_OWN = (  # words that have no place here
+    "out",
+    "recipe",
+    "recipe.lr",
+    "recipe.steps",
+    "recipe.minimality_coefficient",
+    "recipe.frequency_coefficient",
+    "start_from",
+    "toy",
+    "experiment",
+)
 KL = {  # as the records have them: as the tables do
     "stochastic": "stochastic",
     "ci_masked": "CI-masked",
@@ -131,6 +153,29 @@ def step_seconds(path: Path, rival: str) -> dict[str, float]:
         ) from None
 
 
+def _names(rival: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Each recipe with the variant of the benchmark that its time is of."""
+    return ("paper", rival), ("merged", "merged")
+
+
+def _variant(path: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())["embedded"]["variants"][name]
+    return found
+
+
+def measured(path: Path, rival: str) -> str:
+    """How sure the seconds of a step are: over turns, with threads and load."""
+    record = json.loads(path.read_text())["embedded"]
+    turns = [_variant(path, own).get("step_seconds_of_turns", []) for _, own in _names(rival)]
+    spans = [f"{min(t):.2f} to {max(t):.2f}" for t in turns if t]
+    load = record.get("machine", {}).get("load_before")
+    return (
+        f"{record.get('threads', '?')} threads"
+        + (f", {' and '.join(spans)} s a step over {len(turns[0])} turns" if spans else "")
+        + (f", load {load:.1f} beforehand" if load is not None else "")
+    )
+
+
 def row(arm: Arm, record: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """Numbers of one decomposition; KL in nats per token of held-out text."""
     evidence = record["evidence"]
@@ -157,7 +202,7 @@ def at_equal_l0(curve: pd.DataFrame, l0: float, column: str) -> float:
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
-    """The merged recipe's KL by the rival's at its CI-L0: a row per rival, share and rate."""
+    """The merged recipe's KL over the rival's, at the rival's CI-L0; a row per pair of curves."""
     found = []
     for _, rival in rows[rows["recipe"] == "paper"].iterrows():
         merged = rows[rows["recipe"] == "merged"]
@@ -171,8 +216,8 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def page(rows: pd.DataFrame, ratios: pd.DataFrame, rival: str) -> str:
-    """Both tables with what they mean."""
+def page(rows: pd.DataFrame, ratios: pd.DataFrame, rival: str, how: str) -> str:
+    """Both tables with what they mean; `how` the seconds of a step were measured."""
     every = [
         {
             "recipe": f"`{r['recipe']}`",
@@ -202,10 +247,10 @@ def page(rows: pd.DataFrame, ratios: pd.DataFrame, rival: str) -> str:
     return (
         "# Equal quality in less time\n\n"
         "Decompositions of the embedded target, each with a whole schedule of its own. KL in nats "
-        "per token on held-out\ntext. Minutes: steps times the seconds of a step measured on an "
-        f"idle machine with two threads,\nof {names[rival]} and of the merged recipe.\n\n"
+        "per token on held-out\ntext. Minutes: steps times the seconds of a step of "
+        f"{names[rival]}\nand of the merged recipe ({how}).\n\n"
         f"{markdown(pd.DataFrame(every))}\n"
-        "KL of the merged recipe by the rival's at the rival's CI-L0, between its own "
+        "KL of the merged recipe divided by the rival's, at the rival's CI-L0, between its own "
         "decompositions; below 1 is better.\n–: its decompositions do not reach this CI-L0.\n\n"
         f"{markdown(pd.DataFrame(compared))}"
     )
@@ -215,32 +260,43 @@ def _ratio(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def run(options: argparse.Namespace, words: list[str]) -> None:
-    """Train what is missing; what is asked for whole is written, too."""
+def run(options: argparse.Namespace, words: list[str]) -> list[str]:
+    """Train what is missing; what is asked for whole is written, too.
+
+    Returns:
+        A line for each decomposition that failed.
+    """
     for word in words:
         if word.lstrip("+~").split("=")[0] in _OWN:
-            raise UserError(
-                f"{word}: this script sets it, by --work, --steps, --rivals, --lrs, --coefficients"
-            )
+            raise UserError(f"{word}: this script sets it, or it has no place in it")
     seconds = step_seconds(options.speed, options.rival)
     wanted = arms(options, seconds)
     names = [arm.name for arm in wanted]
     for name in options.only or []:
         if name not in names:
             raise UserError(f"--only {name}: there are {', '.join(names)}")
-    rows = []
+    if not options.only:
+        make_folder(options.out)
+    rows, failures = [], []
     for arm in wanted:
         if options.only and arm.name not in options.only:
             continue
         print(arm.name, file=sys.stderr, flush=True)
-        record = decomposed([*arm.words, f"out='{options.work / arm.name}'", *words], SETTINGS)
+        try:
+            record = decomposed([*arm.words, f"out='{options.work / arm.name}'", *words], SETTINGS)
+        except TrainingError as error:
+            failures.append(f"{arm.name}: {error}")
+            continue
         rows.append(row(arm, record, seconds))
-    if options.only:
-        return
-    frame = pd.DataFrame(rows)
-    out = make_folder(options.out)
-    style.save(picture.draw(frame), out, "equal_quality")
-    write_text(out / "equal_quality.md", page(frame, comparison(frame), options.rival))
+    if failures and not options.only:
+        failures.append("no comparison is written: it would lack the above")
+    elif not options.only:
+        frame = pd.DataFrame(rows)
+        style.save(picture.draw(frame), options.out, "equal_quality")
+        how = measured(options.speed, options.rival)
+        text = page(frame, comparison(frame), options.rival, how)
+        write_text(options.out / "equal_quality.md", text)
+    return failures
 
 
 def main() -> None:
@@ -266,10 +322,13 @@ def main() -> None:
         parser.error("--steps must be at least 1, --shares above 1")
     register_schemas()
     try:
-        run(options, words)
+        failures = run(options, words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.plots import doses as picture_of_doses
 from pd_finetune.results.costs import sizes_of
 from pd_finetune.selection.rank import select_top
 from pd_finetune.selection.store import Harvest, load_harvest
@@ -412,6 +413,7 @@ def test_kl_at_equal_sparsity_lies_on_the_straight_line_of_logarithms() -> None:
         (["--only", "x"], "--only x: there are paper-lr0.001-m0.0002-6, "),
         (["--rivals", "1e-3"], "--rivals 1e-3: give lr:minimality, as 1e-3:2e-4"),
         (["recipe.lr=1"], "recipe.lr=1: this script sets it"),
+        (["start_from=embedded"], "start_from=embedded: this script sets it, or it has no place"),
     ],
 )
 def test_a_wrong_comparison_is_refused(
@@ -433,19 +435,52 @@ def test_one_scale_is_priced_in_every_basis(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     start = harvested(words, shared)
-    path = start / "harvest" / "subcomponents.parquet"
-    table = pd.read_parquet(path)
-    exclusive = table[table["exclusive"] & (table["top_language"] == "de")]
-    options = [start, "--out", tmp_path / "out", "--count", "3", *shared]
-    options += ["evaluation.rows=4", "evaluation.window=16", "languages.preserve=[en]"]
+    more = ["--count", "4", *shared, "evaluation.rows=4", "evaluation.window=16"]
+    options = [start, "--out", tmp_path / "out", *more]
+    assert call(doses_script, monkeypatch, *options)[0] == 2
+    message = capsys.readouterr().err  # a random model is
+    assert "'de' is at chance as it is" in message
+    clean = float(message.split("(")[1].split(" nats")[0])
+    target = load_target(shared[1].split("=", 1)[1], torch.device("cpu"))
+    gap = target.chance_nats - clean - 0.015
+    monkeypatch.setattr(doses_script, "AT_CHANCE_NATS", gap)
     assert call(doses_script, monkeypatch, *options)[0] == 0
     prices = pd.read_csv(tmp_path / "out" / "doses.csv")
-    groups = {group: list(own["key"]) for group, own in prices.groupby("group")}
-    assert groups.get(f"{start.name}, German alone", []) == list(exclusive["key"])
-    assert len(groups[f"{start.name}, any"]) == len(groups["singular directions"]) == 3
-    assert prices["selected"].sum() == min(len(exclusive), 1)
-    # a random model is at chance already
+    for group in (f"{start.name}, any", "singular directions"):
+        assert len(prices[prices["group"] == group]) == 4
+    assert prices["damage_nats"].notna().any() and prices["damage_nats"].isna().any()
     page = (tmp_path / "out" / "doses.md").read_text()
-    assert "| singular directions | 3 | " in page
-    assert call(doses_script, monkeypatch, tmp_path / "none", *options[1:])[0] == 2
-    assert "none" in capsys.readouterr().err
+    assert f"| {start.name}, German alone | " in page and "| singular directions | 4 | " in page
+    for given, error in (
+        ([tmp_path / "none"], "none"),
+        ([start, start], "two decompositions of one name among start, start"),
+    ):
+        assert call(doses_script, monkeypatch, *given, "--out", tmp_path / "o", *more)[0] == 2
+        assert error in capsys.readouterr().err
+    assert call(doses_script, monkeypatch, start, "--count", "0")[0] == 2
+
+
+def test_the_page_of_prices_counts_and_places() -> None:
+    columns = doses_script.COLUMNS
+    rows = [
+        ("a", "h.0.attn.q_proj:1", -9.0, 0.3, False),
+        ("a", "h.0.attn.q_proj:2", -9.5, 0.2, True),
+        ("a", "h.0.attn.q_proj:3", 12.0, 0.05, False),
+        ("a", "h.0.attn.q_proj:4", math.nan, math.nan, False),
+    ]
+    frames = {
+        "a": pd.DataFrame(rows, columns=columns),
+        "none": pd.DataFrame([], columns=columns),
+        "out of reach": pd.DataFrame([("x", "k:1", math.nan, math.nan, True)], columns=columns),
+    }
+    lines = doses_script.page(frames, "de", "en", "test").splitlines()
+    found = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    chosen = "`h.0.attn.q_proj:2`: 0.20, place 2"
+    assert found["a"] == f"| a | 4 | 3 | 1 | `h.0.attn.q_proj:3` | +12.0 | 0.05 | {chosen} |"
+    assert found["none"] == "| none | 0 | 0 | 0 | – | – | – | – |"
+    assert found["out of reach"].endswith("| `k:1`: not within these |")
+    drawing = picture_of_doses.draw(frames, "de", "en")
+    (axes,) = drawing.figure.axes
+    drawn = [tuple(map(float, point)) for dots in axes.collections for point in dots.get_offsets()]
+    assert sorted(round(x, 3) for x, _ in drawn) == [0.05, 0.2, 0.2, 0.3]  # the star twice
+    assert {round(y) for _, y in drawn} == {0}

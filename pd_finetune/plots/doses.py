@@ -14,27 +14,26 @@ _SELECTED = "#D55E00"
 _LEAST = 5e-3  # of damage on the axis, in nats; less is drawn there
 
 
-def draw(prices: pd.DataFrame, language: str, protected: str) -> style.Drawing:
-    """A strip per group of candidates; those that never get there are counted beside it.
+def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> style.Drawing:
+    """A strip per group of candidates; how many reach chance at all stands beside it.
 
     Args:
-        prices: a row per candidate: `group`, `key`, `damage_nats` (nan: never at chance),
+        prices: by group, a row per candidate: `key`, `damage_nats` (nan: not at chance),
             `selected`.
         language, protected: codes of the target language and the protected one.
     """
-    groups = list(dict.fromkeys(prices["group"]))
+    numbers = pd.concat(prices.values(), ignore_index=True)
+    groups = list(prices)
     target, name = style.language_name(language), style.language_name(protected)
     subtitle = f"one scalar each, turned until {target} is at chance; no training tokens"
     size = (7.2, 0.55 * len(groups) + 1.6)
     with style.canvas("The price of chance", subtitle, size) as (figure, axes):
         axes.set_xscale("log")
-        shown = prices["damage_nats"].clip(lower=_LEAST)
-        known = shown.dropna().tolist() + [DAMAGE_NATS]
+        known = numbers["damage_nats"].clip(lower=_LEAST).dropna().tolist() + [DAMAGE_NATS]
         axes.set_xlim(min(known) / 1.5, max(known) * 1.5)
         axes.axvline(DAMAGE_NATS, color=style.MUTED, linewidth=0.8, linestyle="--", zorder=1)
-        for place, group in enumerate(groups):
-            rows = prices[prices["group"] == group]
-            there = shown[rows.index].dropna()
+        for place, rows in enumerate(prices.values()):
+            there = rows["damage_nats"].clip(lower=_LEAST).dropna()
             # spread by rank, so that the same numbers give the same picture
             offsets = ((there.rank(method="first").to_numpy() * 0.618) % 1 - 0.5) * 0.5
             axes.scatter(
@@ -74,7 +73,7 @@ def draw(prices: pd.DataFrame, language: str, protected: str) -> style.Drawing:
             "star: chosen by the label rule"
         )
         axes.annotate(
-            "get there",
+            "reach chance",
             (1, 1),
             (6, 2),
             xycoords="axes fraction",
@@ -82,4 +81,4 @@ def draw(prices: pd.DataFrame, language: str, protected: str) -> style.Drawing:
             fontsize=8.5,
             color=style.MUTED,
         )
-    return style.Drawing(figure, prices)
+    return style.Drawing(figure, numbers)

@@ -1,14 +1,14 @@
 """What one scale alone can do: cross-entropy of target and protected text against the scale m.
 
 No tokens are trained on: the scale is turned until the target language is at chance, and the price
-is read off. It is the best that tuning this one number could find, so it tells a poor choice of
-subcomponent from poor tuning, and one basis of rank-1 matrices from another.
+is read off. It is about the best that tuning this one number could find, so it tells a poor choice
+of subcomponent from poor tuning, and one basis of rank-1 matrices from another.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,10 @@ from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
 
-# distances m - 1 on either side of the unedited target: few, as most candidates never get there
+# distances m - 1 on either side of the unedited target: few, as most candidates never get there, so
+# that what rises to chance and falls again between two of them is missed
 DISTANCES = (4.0, 11.0, 23.0, 45.0)
+MOST_DAMAGE = 2.0  # of protected text, in nats per token: a higher price is none
 HALVINGS = 5  # of the interval in which chance is crossed
 
 
@@ -40,7 +42,7 @@ class Dose:
 
 @dataclass(frozen=True)
 class Price:
-    """Where one scale takes the target language to chance; nan where it doesn't."""
+    """Where one scale takes the target language to chance; nan where none is found that does."""
 
     scale: float
     damage: float  # of protected text, in nats per token
@@ -72,36 +74,28 @@ class Doses:
         target, protected = (mean(values) for values in found.values())
         return Dose(scale, target, protected)
 
-    def curve(
-        self, key: SubcomponentKey, sign: int, most_damage: float, chance: float
-    ) -> list[Dose]:
-        """Doses at growing distances from 1, until the target is at chance or the damage too high.
+    def curve(self, key: SubcomponentKey, sign: int, chance: float) -> list[Dose]:
+        """Doses at growing distances from 1, until the target is at chance.
 
         Args:
             sign: -1 suppresses and inverts, 1 amplifies.
-            most_damage: of protected text in nats per token; none is looked for beyond it.
             chance: the target's cross-entropy that is wanted, in nats per token.
         """
         doses = [self.clean]
         for distance in DISTANCES:
             doses.append(self.at(key, 1 + sign * distance))
-            last = doses[-1]
-            if last.target_ce >= chance:
-                break
-            if last.protected_ce - self.clean.protected_ce > most_damage:
+            if doses[-1].target_ce >= chance:
                 break
         return doses
 
-    def prices(
-        self, key: SubcomponentKey, chance: float, most_damage: float = 2.0
-    ) -> dict[int, Price]:
+    def prices(self, key: SubcomponentKey, chance: float) -> dict[int, Price]:
         """What chance costs by suppressing or inverting (-1) and by amplifying (1)."""
-        curves = {sign: self.curve(key, sign, most_damage, chance) for sign in (-1, 1)}
+        curves = {sign: self.curve(key, sign, chance) for sign in (-1, 1)}
         return {s: price_of(self._refined(key, c, chance), chance) for s, c in curves.items()}
 
-    def price(self, key: SubcomponentKey, chance: float, most_damage: float = 2.0) -> Price:
-        """The cheaper of the two directions."""
-        found = self.prices(key, chance, most_damage).values()
+    def price(self, key: SubcomponentKey, chance: float) -> Price:
+        """The cheaper of the two directions; nan where neither is at chance for `MOST_DAMAGE`."""
+        found = self.prices(key, chance).values()
         return min(found, key=lambda p: math.inf if math.isnan(p.damage) else p.damage)
 
     def _refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
@@ -116,7 +110,9 @@ class Doses:
 
 
 def price_of(doses: Sequence[Dose], chance: float) -> Price:
-    """Where the target's cross-entropy first crosses `chance`, linear between neighbouring doses.
+    """Where the target's cross-entropy crosses `chance`, linear between neighbouring doses.
+
+    The first crossing that the doses show; nan without one, or for more than `MOST_DAMAGE`.
 
     Args:
         doses: in order, the unedited target first.
@@ -126,6 +122,8 @@ def price_of(doses: Sequence[Dose], chance: float) -> Price:
             share = (chance - before.target_ce) / (after.target_ce - before.target_ce)
             scale = before.scale + share * (after.scale - before.scale)
             ce = before.protected_ce + share * (after.protected_ce - before.protected_ce)
+            if ce - doses[0].protected_ce > MOST_DAMAGE:
+                break
             return Price(scale, ce - doses[0].protected_ce)
     return Price(math.nan, math.nan)
 
@@ -141,7 +139,7 @@ def effect(doses: Doses, key: SubcomponentKey) -> float:
 
 
 @torch.no_grad()
-def singular_basis(target: Target, sites: Iterable[Site]) -> Decomposition:
+def singular_basis(target: Target, sites: Sequence[Site]) -> Decomposition:
     """The singular value decomposition of the same matrices: one subcomponent per singular value.
 
     V holds right singular vectors, U the left ones times their values, so that W = (V U)^T and

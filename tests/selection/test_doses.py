@@ -16,13 +16,13 @@ from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.methods.bake import bake
 from pd_finetune.methods.mask import MaskMethod
-from pd_finetune.selection.doses import Dose, Doses, effect, price_of, singular_basis
+from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of, singular_basis
 from pd_finetune.targets.keys import SubcomponentKey
 from tests.decomposition import parts
 from tests.methods import tiny
 
 
-@given(st.floats(0.1, 3.0), st.floats(0.05, 0.95), st.floats(-0.5, 1.0), st.integers(1, 6))
+@given(st.floats(0.1, 3.0), st.floats(0.05, 0.95), st.floats(-0.5, 0.3), st.integers(1, 6))
 def test_the_crossing_of_a_straight_line_is_where_it_is(
     slope: float, share: float, harm: float, count: int
 ) -> None:
@@ -38,19 +38,26 @@ def test_what_never_crosses_has_no_price() -> None:
     assert math.isnan(price_of(doses, 4.1).damage)
     assert price_of(doses, 4.0).damage == pytest.approx(0.1)
     assert math.isnan(price_of(doses[:1], 4.0).damage)
+    dear = [doses[0], Dose(-1.0, 4.0, 3.0 + 1.01 * MOST_DAMAGE)]
+    assert math.isnan(price_of(dear, 4.0).damage)
+    assert price_of(dear, 3.9).damage == pytest.approx(0.95 * 1.01 * MOST_DAMAGE)
 
 
 @pytest.fixture
 def measured() -> tuple[Doses, Decomposition]:
     target = tiny.target()
     basis = Decomposition(parts.random_components(parts.sites_of(target)), None, 12)
-    texts = {name: HeldOut(parts.IDS * factor % 300) for name, factor in (("de", 1), ("en", 3))}
+    factors = {"de": 1, "en": 3}
+    texts = {name: HeldOut(parts.IDS * f % 300, (name,)) for name, f in factors.items()}
     return Doses(target, basis, texts), basis
 
 
-def test_doses_are_those_of_the_baked_weight(measured: tuple[Doses, Decomposition]) -> None:
+@pytest.mark.parametrize("name", ["h.0.attn.q_proj:5", "h.1.mlp.c_fc:3"])
+def test_doses_are_those_of_the_baked_weight(
+    name: str, measured: tuple[Doses, Decomposition]
+) -> None:
     doses, basis = measured
-    target, key = tiny.target(), basis.all_keys()[37]
+    target, key = tiny.target(), SubcomponentKey.parse(name)
     for scale in (-3.0, 1.0, 6.0):
         method = MaskMethod(target, basis, [key], start=scale)
         found = doses.at(key, scale)

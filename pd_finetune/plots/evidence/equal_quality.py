@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pandas as pd
 
 from pd_finetune.plots import style
@@ -29,7 +31,7 @@ def draw(rows: pd.DataFrame) -> style.Drawing:
         for axes, (column, name) in zip(panels, COLUMNS.items(), strict=True):
             sparsity_axes(axes)
             axes.set_ylabel(f"KL, {name} masks [nats per token]")
-            for ((_, lr), line), colour in zip(lines, COLOURS, strict=False):
+            for ((share, lr), line), colour in zip(lines, cycle(COLOURS)):
                 points = line.sort_values("ci_l0")
                 minutes = points["minutes"].mean()
                 axes.plot(
@@ -39,9 +41,9 @@ def draw(rows: pd.DataFrame) -> style.Drawing:
                     marker="o",
                     markersize=4,
                     linewidth=1.4,
-                    label=f"merged, lr {lr:g} ({minutes:.0f})",
+                    label=f"merged, lr {lr:g}, 1/{share:g} ({minutes:.0f})",
                 )
-            for rival, marker in zip(rivals.to_dict("records"), RIVALS, strict=False):
+            for rival, marker in zip(rivals.to_dict("records"), cycle(RIVALS)):
                 settings = f"lr {rival['lr']:g}, minimality {rival['coefficient']:g}"
                 axes.plot(
                     rival["ci_l0"],
