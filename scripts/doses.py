@@ -8,8 +8,8 @@ itself, in both directions, until held-out text of that language is at chance, a
 protected language is read off. No token is trained on: this is about the best that tuning the one
 number could find. For comparison, chosen without labels, by the effect of inverting them on the
 first windows of the same text (nats of the target language less those of the protected one): the
-strongest of all subcomponents with a mean importance of at least 0.001, and of all singular
-directions of the first decomposition's matrices.
+strongest of all subcomponents with a mean importance of at least 0.1 on the target language, and of
+the leading 32 singular directions of each of the first decomposition's matrices.
 
 Writes doses.csv (a row per candidate), its picture, and doses.md. Words at the end reach the
 config that names model, languages, evaluation, device and threads (`python -m pd_finetune.run`).
@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import pandas as pd
 from decomposed import composed, told_apart
@@ -53,7 +54,8 @@ from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 
-LEAST_MEAN_CI = 1e-3  # rarer ones cannot carry a language
+LEAST_MEAN_CI = 0.1  # on the target language, of candidates without labels
+LEADING = 32  # singular directions of each matrix
 EFFECT_ROWS = 8  # windows of either language
 COLUMNS = ["group", "key", "scale", "damage_nats", "selected"]
 
@@ -66,7 +68,7 @@ class Candidates:
     basis: Decomposition
     labelled: list[SubcomponentKey]
     selected: SubcomponentKey | None  # by `selection=label`; None: nothing has such a label
-    seen: list[SubcomponentKey]  # important now and then
+    seen: list[SubcomponentKey]  # important for the target language
 
     @classmethod
     def of(cls, folder: str, target: Target, language: str) -> Candidates:
@@ -85,7 +87,7 @@ class Candidates:
         selected = None
         if len(own):
             (selected,) = select_label(harvest, basis, language, 0, choose="effect").keys
-        seen = table["key"][table["mean_ci"] >= LEAST_MEAN_CI]
+        seen = table["key"][table[f"mean_ci_{language}"] >= LEAST_MEAN_CI]
         name = folder if folder in SHIPPED else Path(folder).resolve().name
         return cls(name, basis, _parsed(own), selected, _parsed(seen))
 
@@ -103,7 +105,7 @@ class Comparison:
     """
 
     def __init__(self, words: list[str], count: int) -> None:
-        config = composed("config", ["evaluation.split=validation", "evaluation.rows=32", *words])
+        config = composed("config", ["evaluation.split=validation", "evaluation.rows=16", *words])
         assert isinstance(config, RunConfig)
         prepare(config.threads)
         if len(config.languages.preserve) > 1:
@@ -137,8 +139,9 @@ class Comparison:
             found[group] = self._strongest(group, candidates.basis, doses, candidates.seen)
         sites = list(all_candidates[0].basis.sites.values())
         basis = singular_basis(self.target, sites)
+        leading = [key for key in basis.all_keys() if key.index < LEADING]
         group = "singular directions"
-        found[group] = self._strongest(group, basis, self._doses(basis), basis.all_keys())
+        found[group] = self._strongest(group, basis, self._doses(basis), leading)
         return found
 
     def _doses(self, basis: Decomposition) -> Doses:
@@ -196,17 +199,18 @@ def page(prices: dict[str, pd.DataFrame], language: str, protected: str, split: 
             }
         )
     target, name = style.language_name(language), style.language_name(protected)
-    return (
-        "# The price of chance\n\n"
+    words = (
         f"One scalar each, turned in both directions until {target} is within {AT_CHANCE_NATS} "
-        f"nats of chance on {split} text;\n*damage*: {name}, in nats per token there. Scales from "
+        f"nats of chance on {split} text; *damage*: {name}, in nats per token there. Scales from "
         f"{1 - DISTANCES[-1]:g} to {1 + DISTANCES[-1]:g}, damage up to {MOST_DAMAGE:g} nats. "
-        "No token is trained\non: it is about what tuning this one number could find at best on "
-        f"this text. *Any*, *singular directions*: the largest\neffects of inverting on {target} "
-        f"less those on {name}, on the first {EFFECT_ROWS} windows of either. *By label*: what "
-        "the\nlabel rule selects, its damage, and its place among those of its row.\n\n"
-        f"{markdown(pd.DataFrame(rows))}"
+        "No token is trained on: it is about what tuning this one number could find at best on "
+        "this text. *Any*, *singular directions*: of those with a mean importance of "
+        f"{LEAST_MEAN_CI:g} on {target}, and of the leading {LEADING} of each matrix, the largest "
+        f"effects of inverting on {target} less those on {name}, on the first {EFFECT_ROWS} "
+        "windows of either. *By label*: what the label rule selects, its damage, and its place "
+        "among those of its row."
     )
+    return f"# The price of chance\n\n{fill(words, 118)}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _chosen(own: pd.DataFrame) -> str:

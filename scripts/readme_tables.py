@@ -217,6 +217,13 @@ def speed() -> str:
     return markdown(header, rows)
 
 
+def first_table(page: Path) -> str:
+    """The first table of a page that another script has written."""
+    found = re.search(r"^\|.*\|\n(\|.*\|\n)+", page.read_text(), re.MULTILINE)
+    assert found is not None, f"{page} holds no table"
+    return found[0].rstrip("\n")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "target": target,
     "decomposition": decomposition,
@@ -227,6 +234,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "front": front,
     "stability": stability,
     "speed": speed,
+    "equal_quality": lambda: first_table(ROOT / "results" / "equal_quality" / "equal_quality.md"),
+    "doses": lambda: first_table(ROOT / "results" / "doses" / "doses.md"),
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence.front import sparsity_axes
 
-COLUMNS = {"kl_stochastic": "stochastic", "kl_fresh_adversary": "fresh adversary"}
+COLUMNS = {"kl_stochastic": "stochastic masks", "kl_fresh_adversary": "fresh adversary"}
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
 RIVALS = ["*", "P", "X", "s"]
 
@@ -30,7 +30,7 @@ def draw(rows: pd.DataFrame) -> style.Drawing:
     with style.grid(title, subtitle, 1, len(COLUMNS), size) as (figure, [panels]):
         for axes, (column, name) in zip(panels, COLUMNS.items(), strict=True):
             sparsity_axes(axes)
-            axes.set_ylabel(f"KL, {name} masks [nats per token]")
+            axes.set_ylabel(f"KL, {name} [nats per token]")
             for ((share, lr), line), colour in zip(lines, cycle(COLOURS)):
                 points = line.sort_values("ci_l0")
                 minutes = points["minutes"].mean()
