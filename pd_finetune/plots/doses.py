@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from pd_finetune.plots import style
 from pd_finetune.results.table import DAMAGE_NATS
 
-_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#CC79A7", "#999999")
+_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#CC79A7", "#999999")  # by kind of group
 _SELECTED = "#D55E00"
 _LEAST = 5e-3  # of damage on the axis, in nats; less is drawn there
 
@@ -25,14 +25,15 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
     numbers = pd.concat(prices.values(), ignore_index=True)
     groups = list(prices)
     target, name = style.language_name(language), style.language_name(protected)
-    subtitle = f"one scalar each, turned until {target} is at chance; no training tokens"
-    size = (7.2, 0.55 * len(groups) + 1.6)
+    kinds = list(dict.fromkeys(_kind(group) for group in groups))
+    subtitle = f"one scalar each, turned until {target} is at chance; star: the label rule's choice"
+    size = (7.6, 0.42 * len(groups) + 1.6)
     with style.canvas("The price of chance", subtitle, size) as (figure, axes):
         axes.set_xscale("log")
         known = numbers["damage_nats"].clip(lower=_LEAST).dropna().tolist() + [DAMAGE_NATS]
         axes.set_xlim(min(known) / 1.5, max(known) * 1.5)
         axes.axvline(DAMAGE_NATS, color=style.MUTED, linewidth=0.8, linestyle="--", zorder=1)
-        for place, rows in enumerate(prices.values()):
+        for place, (group, rows) in enumerate(prices.items()):
             there = rows["damage_nats"].clip(lower=_LEAST).dropna()
             # spread by rank, so that the same numbers give the same picture
             offsets = ((there.rank(method="first").to_numpy() * 0.618) % 1 - 0.5) * 0.5
@@ -40,7 +41,7 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
                 there,
                 place + offsets,
                 s=14,
-                color=_COLOURS[place % len(_COLOURS)],
+                color=_COLOURS[kinds.index(_kind(group)) % len(_COLOURS)],
                 alpha=0.75,
                 linewidths=0,
             )
@@ -64,21 +65,24 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
                 verticalalignment="center",
             )
         axes.set_yticks(range(len(groups)), groups)
-        axes.set_ylim(len(groups) - 0.5, -0.6)
+        axes.set_ylim(len(groups) - 0.5, -1.0)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(
-            f"{name} damage where {target} is at chance [nats per token]; "
-            "star: chosen by the label rule"
-        )
+        axes.set_xlabel(f"{name} damage where {target} is at chance [nats per token]")
         axes.annotate(
             "reach chance",
-            (1, 1),
-            (6, 2),
-            xycoords="axes fraction",
+            (1, -0.75),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
             textcoords="offset points",
             fontsize=8.5,
             color=style.MUTED,
+            verticalalignment="center",
         )
     return style.Drawing(figure, numbers)
+
+
+def _kind(group: str) -> str:
+    """`any` of `embedded_seed1, any`."""
+    return group.rsplit(", ", 1)[-1]
