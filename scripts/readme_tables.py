@@ -235,7 +235,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "stability": stability,
     "speed": speed,
     "equal_quality": lambda: first_table(ROOT / "results" / "equal_quality" / "equal_quality.md"),
-    "doses": lambda: first_table(ROOT / "results" / "doses" / "doses.md"),
 }
 
 
