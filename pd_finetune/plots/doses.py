@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from pd_finetune.plots import style
@@ -54,33 +55,29 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
                 color=_SELECTED,
                 zorder=3,
             )
-            axes.annotate(
-                f"{len(there)} of {len(rows)}",
-                (1, place),
-                (6, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=style.MUTED,
-                verticalalignment="center",
-            )
+            _beside(axes, place, f"{len(there)} of {len(rows)}")
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -1.0)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{name} damage where {target} is at chance [nats per token]")
-        axes.annotate(
-            "reach chance",
-            (1, -0.75),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=style.MUTED,
-            verticalalignment="center",
-        )
+        _beside(axes, -0.75, "reach chance")
     return style.Drawing(figure, numbers)
+
+
+def _beside(axes: Axes, height: float, text: str) -> None:
+    """Words to the right of the axes, at a height of its data."""
+    axes.annotate(
+        text,
+        (1, height),
+        (6, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=style.MUTED,
+        verticalalignment="center",
+    )
 
 
 def _kind(group: str) -> str:
