@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -60,6 +61,19 @@ def decomposed(words: list[str], settings: Iterable[str]) -> dict[str, Any]:
             run(config)
         record: dict[str, Any] = json.loads(path.read_text())
     return record
+
+
+def ended(work: Callable[[], list[str]]) -> NoReturn:
+    """Do a script's work and end: a line on stderr for a user's mistake (exit code 2), or for each
+    failure that the work returns (1)."""
+    try:
+        failures = work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
 
 
 def _same(record: dict[str, Any], config: DecomposeConfig, settings: Iterable[str]) -> bool:

@@ -57,6 +57,7 @@ from pd_finetune.targets.load import Target, load_target
 LEAST_MEAN_CI = 0.1  # on the target language, of candidates without labels
 LEADING = 32  # singular directions of each matrix
 EFFECT_ROWS = 8  # windows of either language
+_NOT_READ = ("decomposition", "selection", "method", "arm", "budget", "seed", "keys")
 COLUMNS = ["group", "key", "scale", "damage_nats", "selected"]
 
 
@@ -105,6 +106,9 @@ class Comparison:
     """
 
     def __init__(self, words: list[str], count: int) -> None:
+        for word in words:
+            if word.lstrip("+~").split("=")[0].split(".")[0] in _NOT_READ:
+                raise UserError(f"{word}: not read here; decompositions are given as arguments")
         config = composed("config", ["evaluation.split=validation", "evaluation.rows=16", *words])
         assert isinstance(config, RunConfig)
         prepare(config.threads)

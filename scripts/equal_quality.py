@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from decomposed import decomposed, told_apart
+from decomposed import decomposed, ended, told_apart
 
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import TrainingError, UserError
@@ -134,46 +134,26 @@ def _settings(words: str) -> tuple[float, float]:
     return lr, coefficient
 
 
-def step_seconds(path: Path, rival: str) -> dict[str, float]:
-    """Seconds of a step by recipe, `paper`'s those of the rival, from a record of the benchmark.
+def timings(path: Path, rival: str) -> tuple[dict[str, float], str]:
+    """Seconds of a step by recipe, `paper`'s those of the rival, and how they were measured.
 
     Raises:
-        UserError: there is no such record.
+        UserError: `path` is no record of `benchmarks.decompose` that has both.
     """
     try:
-        variants = json.loads(path.read_text())["embedded"]["variants"]
-        return {
-            "paper": variants[rival]["step_seconds"],
-            "merged": variants["merged"]["step_seconds"],
-        }
-    except (OSError, ValueError, KeyError) as error:
+        record = json.loads(path.read_text())["embedded"]
+        pair = {"paper": record["variants"][rival], "merged": record["variants"]["merged"]}
+        seconds = {recipe: float(own["step_seconds"]) for recipe, own in pair.items()}
+        turns = [own["step_seconds_of_turns"] for own in pair.values()]
+        spans = " and ".join(f"{min(own):.2f} to {max(own):.2f}" for own in turns)
+        load = record["machine"]["load_before"]
+        how = f"{record['threads']} threads, {spans} s a step over {len(turns[0])} turns"
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--speed {path} has no seconds of {rival} and merged ({error!r}): "
+            f"--speed {path} has no times of {rival} and merged ({error!r}): "
             "python -m benchmarks.decompose writes them"
         ) from None
-
-
-def _names(rival: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Each recipe with the variant of the benchmark that its time is of."""
-    return ("paper", rival), ("merged", "merged")
-
-
-def _variant(path: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())["embedded"]["variants"][name]
-    return found
-
-
-def measured(path: Path, rival: str) -> str:
-    """How sure the seconds of a step are: over turns, with threads and load."""
-    record = json.loads(path.read_text())["embedded"]
-    turns = [_variant(path, own).get("step_seconds_of_turns", []) for _, own in _names(rival)]
-    spans = [f"{min(t):.2f} to {max(t):.2f}" for t in turns if t]
-    load = record.get("machine", {}).get("load_before")
-    return (
-        f"{record.get('threads', '?')} threads"
-        + (f", {' and '.join(spans)} s a step over {len(turns[0])} turns" if spans else "")
-        + (f", load {load:.1f} beforehand" if load is not None else "")
-    )
+    return seconds, f"{how}, load {load:.1f} beforehand"
 
 
 def row(arm: Arm, record: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
@@ -269,7 +249,7 @@ def run(options: argparse.Namespace, words: list[str]) -> list[str]:
     for word in words:
         if word.lstrip("+~").split("=")[0] in _OWN:
             raise UserError(f"{word}: this script sets it, or it has no place in it")
-    seconds = step_seconds(options.speed, options.rival)
+    seconds, how = timings(options.speed, options.rival)
     wanted = arms(options, seconds)
     names = [arm.name for arm in wanted]
     for name in options.only or []:
@@ -293,7 +273,6 @@ def run(options: argparse.Namespace, words: list[str]) -> list[str]:
     elif not options.only:
         frame = pd.DataFrame(rows)
         style.save(picture.draw(frame), options.out, "equal_quality")
-        how = measured(options.speed, options.rival)
         text = page(frame, comparison(frame), options.rival, how)
         write_text(options.out / "equal_quality.md", text)
     return failures
@@ -321,14 +300,7 @@ def main() -> None:
     if options.steps < 1 or min(options.shares) <= 1:
         parser.error("--steps must be at least 1, --shares above 1")
     register_schemas()
-    try:
-        failures = run(options, words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    ended(lambda: run(options, words))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from decomposed import composed, decomposed, told_apart
+from decomposed import composed, decomposed, ended, told_apart
 
 from pd_finetune import quality
 from pd_finetune.config_store import register_schemas
@@ -161,14 +161,7 @@ def main() -> None:
     own, words = told_apart(sys.argv[1:])
     options = parser.parse_args(own)
     register_schemas()
-    try:
-        failures = run(options, words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    ended(lambda: run(options, words))
 
 
 def run(options: argparse.Namespace, words: list[str]) -> list[str]:

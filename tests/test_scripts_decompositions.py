@@ -356,8 +356,13 @@ def test_nothing_trained_yet_is_said(tmp_path: Path) -> None:
 def speed(tmp_path: Path) -> Path:
     """A record by which a step of the rival takes four times as long."""
     path = tmp_path / "speed.json"
-    variants = {"reference": {"step_seconds": 2.0}, "merged": {"step_seconds": 0.5}}
-    path.write_text(json.dumps({"embedded": {"variants": variants}}))
+    seconds = {"reference": 2.0, "merged": 0.5}
+    variants = {
+        name: {"step_seconds": value, "step_seconds_of_turns": [0.9 * value, 1.1 * value]}
+        for name, value in seconds.items()
+    }
+    record = {"variants": variants, "threads": 3, "machine": {"load_before": 0.25}}
+    path.write_text(json.dumps({"embedded": record}))
     return path
 
 
@@ -388,6 +393,8 @@ def test_recipes_are_compared_at_equal_sparsity_in_a_share_of_the_time(
             ratio = recipe["frequency_coefficient"] / recipe["minimality_coefficient"]
             assert ratio == pytest.approx(1 / 3, rel=1e-3)
     page = (tmp_path / "out" / "equal_quality.md").read_text()
+    how = "3 threads, 1.80 to 2.20 and 0.45 to 0.55 s a step over 2 turns, load 0.2 beforehand"
+    assert how in page
     assert page.count("| `merged` | 1/2 |") == 4 and page.count("| 1/2 | ") == 4 + 4
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", None)
@@ -407,9 +414,9 @@ def test_kl_at_equal_sparsity_lies_on_the_straight_line_of_logarithms() -> None:
     [
         (
             ["--speed", "nowhere.json"],
-            "--speed nowhere.json has no seconds of reference and merged",
+            "--speed nowhere.json has no times of reference and merged",
         ),
-        (["--rival", "paper"], "has no seconds of paper and merged"),
+        (["--rival", "paper"], "has no times of paper and merged"),
         (["--only", "x"], "--only x: there are paper-lr0.001-m0.0002-6, "),
         (["--rivals", "1e-3"], "--rivals 1e-3: give lr:minimality, as 1e-3:2e-4"),
         (["recipe.lr=1"], "recipe.lr=1: this script sets it"),
@@ -453,6 +460,7 @@ def test_one_scale_is_priced_in_every_basis(
     assert f"| {start.name}, German alone | " in page and "| singular directions | 4 | " in page
     for given, error in (
         ([tmp_path / "none"], "none"),
+        ([start, "decomposition=x"], "decomposition=x: not read here"),
         ([start, start], "two decompositions of one name among start, start"),
     ):
         assert call(doses_script, monkeypatch, *given, "--out", tmp_path / "o", *more)[0] == 2

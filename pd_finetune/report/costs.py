@@ -118,6 +118,21 @@ def _published(frame: pd.DataFrame) -> str:
     )
 
 
+def _break_even(table: pd.DataFrame) -> str:
+    if table.empty:
+        return "No break-even: these runs have no mask arm beside a LoRA.\n"
+    return (
+        "After how many edits has the decomposition with masks cost less than LoRA **at equal "
+        "damage**? The LoRA's budget is the smallest at which gap to chance and damage are no "
+        "larger than the mask's at its own budget (or within 0.1 nats). By tokens: target-language "
+        "tokens seen by decomposition, harvest and edits.\n\n"
+        f"{markdown(break_even_table(table))}\n"
+        '"Not comparable": the LoRA does as well at no budget tried, so that there is nothing to '
+        "break even with. Tuning counts for neither: the same number of trials each. The localised "
+        "LoRA's matrix was chosen by the decomposition, which is not charged to it.\n"
+    )
+
+
 def section(
     frame: pd.DataFrame, prepared: pd.DataFrame, edits: pd.DataFrame, table: pd.DataFrame
 ) -> str:
@@ -131,13 +146,6 @@ def section(
         "a token, a forward 2 N, an edit 4 N (forward, and gradients of inputs), whatever layers a "
         "faster implementation skips; attention scores, optimiser steps and evaluation are left "
         "out.\n\n"
-        "After how many edits has the decomposition with masks cost less than LoRA **at equal "
-        "damage**? The LoRA's budget is the smallest at which gap to chance and damage are no "
-        "larger than the mask's at its own budget (or within 0.1 nats). By tokens: target-language "
-        "tokens seen by decomposition, harvest and edits.\n\n"
-        f"{markdown(break_even_table(table))}\n"
-        '"Not comparable": the LoRA does as well at no budget tried, so that there is nothing to '
-        "break even with. Tuning counts for neither: the same number of trials each. The localised "
-        "LoRA's matrix was chosen by the decomposition, which is not charged to it.\n\n"
+        f"{_break_even(table)}\n"
         f"{_published(frame)}"
     )

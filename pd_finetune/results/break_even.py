@@ -12,6 +12,18 @@ from pd_finetune.results.reached import comparison_budgets
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 
 CURRENCIES = ("target_tokens", "flops", "seconds")
+COLUMNS = (
+    "mask",
+    "mask_budget",
+    "lora",
+    "lora_budget",
+    "off_target",
+    "currency",
+    "fixed",
+    "mask_edit",
+    "lora_edit",
+    "edits",
+)
 _ALLOWED = {
     "to_chance_nats": AT_CHANCE_NATS,
     "protected_damage_nats": DAMAGE_NATS,
@@ -81,4 +93,5 @@ def break_even(frame: pd.DataFrame, prepared: pd.DataFrame, edits: pd.DataFrame)
                             "edits": math.nan if budget is None else needed,
                         }
                     )
-    return pd.DataFrame(rows).astype({"lora_budget": "Int64"})
+    # without masks or without LoRAs there is no row, but a table all the same
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"lora_budget": "Int64"})

@@ -20,6 +20,7 @@ from pd_finetune.evaluation.cross_entropy import mean
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.evaluation.scores import edited_scores
 from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.selection.effect import INVERTED
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
@@ -59,16 +60,12 @@ class Doses:
         self, target: Target, basis: Decomposition, texts: dict[str, HeldOut], batch: int = 0
     ) -> None:
         self._target, self._basis, self._texts, self._batch = target, basis, texts, batch
-        self.clean = self._measured([], 1.0)
+        # at 1 any subcomponent leaves the target as it is
+        self.clean = self.at(basis.all_keys()[0], 1.0)
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Cross-entropies with one subcomponent's scale at `scale`."""
-        return self._measured([key], scale)
-
-    def _measured(self, keys: list[SubcomponentKey], scale: float) -> Dose:
-        # at 1 any subcomponent leaves the target as it is
-        chosen = keys or self._basis.all_keys()[:1]
-        method = MaskMethod(self._target, self._basis, chosen, start=scale)
+        method = MaskMethod(self._target, self._basis, [key], start=scale)
         upper = UpperLayers(self._target.model, method.lowest_layer)
         found, _ = edited_scores(self._target, method, self._texts, [], upper, self._batch)
         target, protected = (mean(values) for values in found.values())
@@ -131,9 +128,9 @@ def price_of(doses: Sequence[Dose], chance: float) -> Price:
 def effect(doses: Doses, key: SubcomponentKey) -> float:
     """Nats by which inverting a subcomponent raises the target's cross-entropy beyond the other's.
 
-    Inverting: m = -1; the protected language's own rise is taken off.
+    As `selection.effect` has it, but for the protected language's own rise, which is taken off.
     """
-    inverted, clean = doses.at(key, -1.0), doses.clean
+    inverted, clean = doses.at(key, INVERTED), doses.clean
     rise = inverted.target_ce - clean.target_ce
     return rise - (inverted.protected_ce - clean.protected_ce)
 

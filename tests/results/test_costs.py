@@ -10,6 +10,7 @@ import pytest
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
+from pd_finetune.report.costs import _break_even
 from pd_finetune.results import published_costs
 from pd_finetune.results.break_even import break_even, edits_to_break_even, equal_budget
 from pd_finetune.results.costs import Sizes, edits, folders_of, preparation, sizes_of
@@ -147,6 +148,12 @@ def test_break_even_table() -> None:
     assert own.loc["seconds", "edits"] == math.inf
     both = table[table["off_target"]]
     assert both["lora_budget"].isna().all() and both["edits"].isna().all()
+    # runs of masks alone, or of LoRAs alone, have nothing to break even with
+    for arm in ("one scalar", "LoRA r1"):
+        alone = break_even(frame[frame["arm"] == arm], prepared, spent[spent["arm"] == arm])
+        assert alone.empty and list(alone.columns) == list(table.columns)
+        assert _break_even(alone).startswith("No break-even: ")
+    assert "| one scalar, " in _break_even(table)
 
 
 def test_published_figures() -> None:
