@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pd_finetune.targets.partition import log_partition, mean_embedding_and_negentropy
+
 
 class _ChunkedDivergence(torch.autograd.Function):
     @staticmethod
@@ -54,41 +56,10 @@ def divergence_from_clean(
     return flat.view(hidden.shape[:-1])
 
 
-class _DivergenceFromMean(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        mean: Tensor,
-        constant: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        chunk: int,
-    ) -> Tensor:
-        values = constant - torch.linalg.vecdot(hidden, mean)
-        gradient = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[0], chunk):
-            part = slice(start, start + chunk)
-            logits = nn.functional.linear(hidden[part], weight, bias)
-            top = logits.amax(-1, keepdim=True)
-            powers = logits.sub_(top).exp_()
-            total = powers.sum(-1, keepdim=True)
-            values[part] += (top + total.log())[:, 0]
-            gradient[part] = (powers @ weight).div_(total).sub_(mean[part])
-        ctx.save_for_backward(gradient)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad[:, None], None, None, None, None, None
-
-
 class CleanOutput:
     """A clean output with which several masked ones are compared, for half of the work of each.
 
-    KL(p || q) = sum p log p - h . m - p . b + log sum exp(z), where z = h E^T + b are the masked
-    logits and m = p E. Of the clean distribution only m and a number a position are needed.
+    Its side of the divergence is a vector and a number a position, see `targets.partition`.
     As a difference of numbers about as large as ln(vocabulary), it is right to some 1e-6 nats in
     float32, and of no use in bfloat16.
 
@@ -97,26 +68,17 @@ class CleanOutput:
         head: the target's output embedding, a linear layer.
     """
 
-    def __init__(
-        self, clean: Float[Tensor, "*positions width"], head: nn.Module, chunk: int | None = None
-    ) -> None:
+    def __init__(self, clean: Float[Tensor, "*positions width"], head: nn.Module) -> None:
         weight, bias = head.weight, getattr(head, "bias", None)
         assert isinstance(weight, Tensor)
         self.weight, self.bias = weight.to(clean.dtype), bias
-        # a chunk's logits stay in the processor's cache
-        self.chunk = chunk or max(64, 2**18 // len(weight))
-        flat = clean.flatten(0, -2)
-        self.mean, self.constant = torch.empty_like(flat), flat.new_empty(len(flat))
-        for start in range(0, len(flat), self.chunk):
-            part = slice(start, start + self.chunk)
-            log_p = nn.functional.linear(flat[part], self.weight, bias).log_softmax(-1)
-            p = log_p.exp()
-            self.mean[part] = p @ self.weight
-            self.constant[part] = torch.linalg.vecdot(p, log_p if bias is None else log_p - bias)
+        self.mean, self.constant = mean_embedding_and_negentropy(
+            clean.flatten(0, -2), self.weight, bias
+        )
 
     def divergence(self, masked: Float[Tensor, "*positions width"]) -> Float[Tensor, "*positions"]:
         """KL(clean || masked) in nats per position; gradients reach `masked` alone."""
-        flat = _DivergenceFromMean.apply(
-            masked.flatten(0, -2), self.mean, self.constant, self.weight, self.bias, self.chunk
-        )
-        return flat.view(masked.shape[:-1])
+        flat = masked.flatten(0, -2)
+        partition = log_partition(flat, self.weight, self.bias)
+        values = self.constant - torch.linalg.vecdot(flat, self.mean) + partition
+        return values.view(masked.shape[:-1])

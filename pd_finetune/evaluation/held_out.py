@@ -6,24 +6,22 @@ clean side of the KL, do not depend on the edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from pd_finetune.config import EvaluationConfig
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.predictions import row_parts
+from pd_finetune.targets.kept import kept
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.partition import mean_embedding_and_negentropy
 from pd_finetune.targets.upper import UpperLayers
 from pd_finetune.text.tokens import DocumentSource, token_stream, windows
 
 OUT_OF_DOMAIN = "_ood"
-_KEPT_BYTES = 2**29  # of one target's kept tensors, all together
 
 
 @dataclass
@@ -37,15 +35,6 @@ class HeldOut:
 
     ids: Int[Tensor, "rows window"]
     facts: tuple[str | int, ...] = ()
-
-
-@dataclass
-class _Kept:
-    tensors: dict[tuple[object, ...], tuple[Tensor, ...]] = field(default_factory=dict)
-    bytes: int = 0
-
-
-_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 def held_out(
@@ -86,9 +75,9 @@ def entering(target: Target, text: HeldOut, upper: UpperLayers, batch: int) -> T
         parts = row_parts(target, text.ids, batch)
         return (torch.cat([upper.enter(text.ids[p, :-1].to(target.device)) for p in parts]),)
 
-    if not upper.start:
+    if upper.start is None:
         return text.ids[:, :-1].to(target.device)
-    return _kept(target, ("entering", upper.start, text.facts), compute)[0]
+    return kept(target, ("entering", upper.start, batch, text.facts), compute)[0]
 
 
 def clean_statistics(
@@ -110,18 +99,5 @@ def clean_statistics(
             pairs.append((mean.view_as(hidden), negentropy.view(hidden.shape[:2])))
         return torch.cat([mean for mean, _ in pairs]), torch.cat([n for _, n in pairs])
 
-    mean, negentropy = _kept(target, ("clean", text.facts), compute)
+    mean, negentropy = kept(target, ("clean", upper.start, batch, text.facts), compute)
     return mean, negentropy
-
-
-def _kept(
-    target: Target, key: tuple[object, ...], compute: Callable[[], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
-    kept = _KEPT.setdefault(target.model, _Kept())
-    if key not in kept.tensors:
-        tensors = compute()
-        size = sum(tensor.nbytes for tensor in tensors)
-        if kept.bytes + size > _KEPT_BYTES:
-            return tensors
-        kept.tensors[key], kept.bytes = tensors, kept.bytes + size
-    return kept.tensors[key]

@@ -9,6 +9,7 @@ above chance. The KL is per token of protected text. All of it in float32.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pd_finetune.targets.head import has_linear_head
+from pd_finetune.targets.kept import kept
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.partition import log_partition, mean_embedding_and_negentropy
 from pd_finetune.targets.upper import UpperLayers
@@ -34,6 +36,10 @@ class _Clean:
     mean_embedding: Float[Tensor, "pool pos width"] | None = None
     negentropy: Float[Tensor, "pool pos"] | None = None
     log_probabilities: Float[Tensor, "pool pos vocab"] | None = None
+
+
+def _digest(ids: Int[Tensor, "rows pos"]) -> tuple[object, ...]:
+    return tuple(ids.shape), hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()
 
 
 def _lengthened(rows: Tensor, length: int) -> Tensor:
@@ -77,24 +83,31 @@ class Objective:
             self._embedding = head.weight.detach().float()
             self._upper = UpperLayers(target.model, lowest_layer)
             self._entering_rows = self._enter(self._rows[:, :-1])
-            self._entering_pool = self._enter(self._pool)
-        self._clean = self._clean_pool()
+            # the same for every budget and method that edits from this layer upwards
+            key = ("pool", self._upper.start, _digest(self._pool))
+            (self._entering_pool,) = kept(
+                target, (*key, "entering"), lambda: (self._enter(self._pool),)
+            )
+            self._clean = _Clean(*kept(target, (*key, "clean"), self._clean_statistics))
+        else:
+            self._clean = self._clean_predictions()
 
     def _enter(self, ids: Int[Tensor, "rows pos"]) -> Tensor:
         return torch.cat([self._upper.enter(part) for part in ids.split(_ROWS)])
 
     @torch.no_grad()
-    def _clean_pool(self) -> _Clean:
+    def _clean_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean embedding and negentropy at each position of the pool."""
+        pairs = []
+        for entering in self._entering_pool.split(_ROWS):
+            hidden = self._upper.hidden(entering)
+            mean, negentropy = mean_embedding_and_negentropy(hidden.flatten(0, 1), self._embedding)
+            pairs.append((mean.view_as(hidden), negentropy.view(hidden.shape[:2])))
+        return torch.cat([m for m, _ in pairs]), torch.cat([n for _, n in pairs])
+
+    @torch.no_grad()
+    def _clean_predictions(self) -> _Clean:
         parts = self._pool.split(_ROWS)
-        if self.fused:
-            pairs = []
-            for entering in self._entering_pool.split(_ROWS):
-                hidden = self._upper.hidden(entering)
-                mean, negentropy = mean_embedding_and_negentropy(
-                    hidden.flatten(0, 1), self._embedding
-                )
-                pairs.append((mean.view_as(hidden), negentropy.view(hidden.shape[:2])))
-            return _Clean(torch.cat([m for m, _ in pairs]), torch.cat([n for _, n in pairs]))
         logs = self._logits(self._pool[:1]).log_softmax(-1)
         if logs.numel() * len(self._pool) * 4 > _KEPT_BYTES:
             return _Clean()

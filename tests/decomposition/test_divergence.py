@@ -69,12 +69,15 @@ def test_16_bit_states_with_a_32_bit_head() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_several_against_one_clean_output(bias: bool, dtype: torch.dtype) -> None:
+def test_several_against_one_clean_output(
+    bias: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values and gradients of the whole sum over the vocabulary, from near the clean output too."""
     torch.manual_seed(3)
     head = nn.Linear(8, 50, bias=bias).double()
     clean = torch.randn(2, 5, 8, dtype=torch.float64) * 3
-    compare = CleanOutput(clean.to(dtype), head.to(dtype), chunk=3)
+    monkeypatch.setattr("pd_finetune.targets.partition._TILE_BYTES", 400)  # several tiles
+    compare = CleanOutput(clean.to(dtype), head.to(dtype))
     for distance in (1.0, 1e-2, 0.0):
         masked = clean + distance * torch.randn_like(clean)
         given = masked.to(dtype).requires_grad_(True)

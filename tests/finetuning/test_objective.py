@@ -14,7 +14,6 @@ from pd_finetune.finetuning.objective import Objective, has_linear_head
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.load import Target, weights_hash
-from pd_finetune.targets.partition import log_partition
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from tests.methods import tiny
 
@@ -75,21 +74,6 @@ def test_values_and_gradients_against_float64(fused: bool) -> None:
     torch.testing.assert_close(mine_kl.double(), kl, atol=1e-4, rtol=1e-4)
     for gradient, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, wanted.float(), atol=1e-4, rtol=1e-3)
-
-
-def test_log_partition_against_float64() -> None:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(700, 8, generator=generator, requires_grad=True)
-    embedding = 5 * torch.randn(50, 8, generator=generator)
-    weights = torch.randn(700, generator=generator)
-    exact = hidden.detach().double().requires_grad_()
-    wanted = (exact @ embedding.double().T).logsumexp(-1)
-    mine = log_partition(hidden, embedding)
-    torch.testing.assert_close(mine.double(), wanted, atol=1e-5, rtol=1e-6)
-    (mine * weights).sum().backward()
-    (wanted * weights.double()).sum().backward()
-    assert hidden.grad is not None and exact.grad is not None
-    torch.testing.assert_close(hidden.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_head_with_a_scale_is_not_taken_for_linear() -> None:
@@ -156,6 +140,22 @@ def test_loop_repeats_exactly_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
         ends.append(method.scalars())
     assert ends[0] == ends[1]
     assert ends[2] == pytest.approx(ends[0], abs=1e-4)
+
+
+def test_pool_is_prepared_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny.target()
+    sample, pool = text()
+    rows = torch.tensor([1, 2])
+    first = Objective(target, sample, pool, 1.0, lowest_layer=1)
+    monkeypatch.setattr(Objective, "_clean_statistics", lambda self: pytest.fail("made again"))
+    other, _ = text(60)
+    again = Objective(target, other, pool.clone(), 5.0, lowest_layer=1)
+    torch.testing.assert_close(again.protected_kl(rows), first.protected_kl(rows), atol=0, rtol=0)
+    monkeypatch.undo()
+    shifted = Objective(target, sample, pool.roll(1, 0), 1.0, lowest_layer=1)
+    assert shifted.protected_kl(rows).abs().max() < 1e-5  # not against another pool's predictions
+    lower = Objective(target, sample, pool, 1.0, lowest_layer=0)
+    assert lower.protected_kl(rows).abs().max() < 1e-5
 
 
 def test_stop_rule_needs_patience() -> None:
