@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.evaluation.predictions import logits_of, row_parts
+from pd_finetune.methods.bake import baked
 from pd_finetune.methods.protocol import Method
 from pd_finetune.targets.load import Target
 
@@ -23,7 +24,7 @@ def sequence_divergences(
     for part in row_parts(target, ids, batch):
         rows = ids[part, :-1]
         clean = logits_of(target, rows).log_softmax(-1)
-        with method.edited():
+        with baked(target, method):
             edited = logits_of(target, rows).log_softmax(-1)
         kl = F.kl_div(edited, clean, reduction="none", log_target=True).sum(-1)
         values += kl.double().mean(1).tolist()

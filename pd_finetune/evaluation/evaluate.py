@@ -16,6 +16,7 @@ from pd_finetune.evaluation.cross_entropy import (
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.evaluation.scores import edited_scores
+from pd_finetune.methods.bake import baked
 from pd_finetune.methods.protocol import Method
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
@@ -131,7 +132,7 @@ def evaluate(
     base = base_values(target, texts, settings)
     before = base_rollouts(target, settings) if settings.rollouts else {}
     edited, divergences = edited_scores(target, method, texts, preserve, upper, settings.batch)
-    with method.edited():
+    with baked(target, method):
         after = continuations(target, dict(settings.rollouts), settings.rollout_tokens)
     rollouts = {
         language: {"prompt": prompt, "before": before[language], "after": after[language]}

@@ -137,10 +137,10 @@ def _lora(
         alpha=recorded["alpha"],
         where="selected",
     )
-    with method.edited(), torch.no_grad():
+    with torch.no_grad():
         for site in recorded["sites"]:
             path = decomposition.sites[site].module
-            layer: Any = target.model.get_submodule(path)
+            layer = method.layers[path]
             for side in ("lora_A", "lora_B"):
                 weight = getattr(layer, side)["default"].weight
                 value = tensors.pop(f"base_model.model.{path}.{side}.weight", None)

@@ -80,9 +80,8 @@ def _gradients(
             kl = objective.protected_kl(rows, clean).mean()
             kl_value = _finite(step, "protected KL", kl.item())
             (objective.kl_weight * kl).backward()
-    for parameter in method.parameters():
-        if parameter.grad is not None:
-            _finite(step, "gradient norm", parameter.grad.norm().item())
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    _finite(step, "gradient norm", torch.nn.utils.get_total_norm(gradients).item())
     hinge_mean = hinge_sum / objective.target_tokens
     return {
         "train/target_ce_nats": ce_sum / objective.target_tokens,
@@ -113,7 +112,7 @@ def finetune(
     """
     started = time.monotonic()
     objective = Objective(target, sample, pool, settings.kl_weight, method.lowest_layer)
-    optimiser = torch.optim.Adam(method.parameters(), lr=method.lr)
+    optimiser = torch.optim.Adam(method.parameters(), lr=method.lr, fused=True)
     result = FinetuneResult(0, False, 0.0)
     reached = 0
     for step in tqdm(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import is_transposed, module_at, stored_as
 from pd_finetune.errors import UserError
+from pd_finetune.methods.low_rank import with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
 
@@ -22,14 +23,16 @@ from pd_finetune.targets.load import Target
 class LoraMethod:
     """W' = W + (alpha / rank) B A on all decomposed matrices or on the selected ones; no dropout.
 
-    PEFT makes the adapter layers; they are put in place within `edited()` only, so that outside of
-    it the model is the pristine one, module for module.
+    PEFT makes the adapter layers, starts them and saves them. Within `edited()` hooks add what the
+    layers would, so that outside of it the model is the pristine one, module for module.
 
     Args:
         keys: the selection; only its matrices matter, and only where `where` is "selected".
         alpha: PEFT's `lora_alpha`.
         where: "all" decomposed sites, or the sites of the "selected" subcomponents.
         seed: of A's random start (B starts at 0, so that the edit starts as none).
+
+    `layers` are PEFT's, by the path of the module that each adapts.
 
     Raises:
         UserError: `where` is "selected" and the selection is empty.
@@ -93,7 +96,7 @@ class LoraMethod:
         # PEFT matches names by suffix: without this it could wrap too much, or nothing
         assert matched == meant, f"PEFT wrapped {sorted(matched)}, meant were {sorted(meant)}"
         assert all(target.model.get_submodule(path) is plain[path] for path in meant)
-        self._layers = {site.module: layers[site.module] for site in self._sites}
+        self.layers = {site.module: layers[site.module] for site in self._sites}
         expected = sum(rank * (site.d_in + site.d_out) for site in self._sites)
         assert self.trainable_count == expected, f"{self.trainable_count} != {expected}"
 
@@ -112,19 +115,43 @@ class LoraMethod:
         """A and B of every adapted matrix."""
         return [
             side["default"].weight
-            for layer in self._layers.values()
+            for layer in self.layers.values()
             for side in (layer.lora_A, layer.lora_B)
         ]
 
     @contextmanager
     def edited(self) -> Iterator[None]:
+        """Within the context the adapted matrices add `scaling * (x A^T) B^T` to their output.
+
+        What PEFT's layers compute, less the passes over the output that they take for it.
+        """
+
+        def hook_for(layer: Any) -> Any:
+            A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            scaling = layer.scaling["default"]
+
+            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                return with_product(output, args[0].to(A.dtype) @ A.T, B.T, scaling)
+
+            return hook
+
+        layers = self.layers.values()
+        handles = [layer.base_layer.register_forward_hook(hook_for(layer)) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
         """Within the context PEFT's layers stand in place of the plain ones."""
         try:
-            for path, layer in self._layers.items():
+            for path, layer in self.layers.items():
                 self._model.set_submodule(path, layer)
             yield
         finally:
-            for path, layer in self._layers.items():
+            for path, layer in self.layers.items():
                 self._model.set_submodule(path, layer.base_layer)
 
     @torch.no_grad()
@@ -135,7 +162,7 @@ class LoraMethod:
                 layer.base_layer,
                 layer.base_layer.weight.float() + layer.get_delta_weight("default").float(),
             )
-            for path, layer in self._layers.items()
+            for path, layer in self.layers.items()
         }
 
     def scalars(self) -> dict[str, float]:
@@ -155,7 +182,7 @@ class LoraMethod:
 
     def save(self, folder: Path) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`, as PEFT does."""
-        with self.edited(), warnings.catch_warnings():
+        with self._wrapped(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card

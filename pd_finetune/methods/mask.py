@@ -15,6 +15,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import module_at, weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_json
+from pd_finetune.methods.low_rank import with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
 
@@ -91,8 +92,7 @@ class MaskMethod:
             V, U, masks = self._V[site], self._U[site], self._masks[site]
 
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                change = ((args[0].float() @ V) * (masks - 1)) @ U
-                return output + change.to(output.dtype)
+                return with_product(output, (args[0].float() @ V) * (masks - 1), U)
 
             return hook
 

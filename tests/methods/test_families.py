@@ -99,7 +99,7 @@ def changes_of(method: Any, target: Target) -> dict[str, Tensor]:
         path: 1.5
         * layer.lora_B["default"].weight.double()
         @ layer.lora_A["default"].weight.double()
-        for path, layer in method._layers.items()
+        for path, layer in method.layers.items()
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
-from pd_finetune.methods.bake import bake
+from pd_finetune.methods.bake import bake, baked
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.keys import SubcomponentKey
@@ -53,6 +53,51 @@ def test_baked_logits_equal_runtime_logits(name: str) -> None:
     torch.testing.assert_close(logits(target.model), clean, atol=0, rtol=0)
     assert baked.lm_head.weight is baked.model.embed_tokens.weight
     assert baked.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["mask", "lora", "selected"])
+def test_baked_for_a_while_and_back(name: str) -> None:
+    target = tiny.target()
+    before = weights_hash(target.model)
+    method = moved(methods(target)[name])
+    with method.edited():
+        runtime = logits(target.model)
+    with pytest.raises(RuntimeError, match="inside"), baked(target, method):
+        torch.testing.assert_close(logits(target.model), runtime, atol=1e-5, rtol=1e-5)
+        assert not any(module._forward_hooks for module in target.model.modules())
+        raise RuntimeError("inside")
+    assert weights_hash(target.model) == before
+
+
+def test_16_bit_targets_are_not_baked() -> None:
+    """An edit smaller than the rounding of a weight: it works, and would be lost in the weights."""
+    target = tiny.target()
+    target.model.bfloat16()
+    method = moved(methods(target)["mask"])
+    with method.edited():
+        runtime = logits(target.model)
+    with baked(target, method):
+        torch.testing.assert_close(logits(target.model), runtime, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["lora", "selected"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_is_what_pefts_own_layers_compute(name: str, dtype: torch.dtype) -> None:
+    target = tiny.target()
+    target.model.to(dtype)
+    method = moved(methods(target)[name])
+    for path, layer in method.layers.items():
+        plain = target.model.get_submodule(path)
+        x = torch.randn(2, 3, plain.in_features, generator=torch.Generator().manual_seed(1))
+        x = x.to(dtype)
+        with torch.no_grad():
+            expected = layer(x)
+            with method.edited():
+                actual = plain(x)
+        assert actual.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+        assert (actual - plain(x)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["mask", "lora", "selected"])

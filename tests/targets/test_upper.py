@@ -27,7 +27,7 @@ def model(config: object) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "gpt_neox"])
-@pytest.mark.parametrize("start", [1, 2])
+@pytest.mark.parametrize("start", [0, 1, 2])
 def test_halves_give_the_whole(config: object, start: int) -> None:
     whole = model(config)
     layers = list(whole.base_model.layers)
@@ -43,15 +43,26 @@ def test_halves_give_the_whole(config: object, start: int) -> None:
 def test_position_embeddings_on_entry_are_not_added_twice() -> None:
     whole = model(GPT2)
     upper = UpperLayers(whole, 2)
-    assert upper.start == 0 and torch.equal(upper.enter(IDS), IDS)
+    assert upper.start is None and torch.equal(upper.enter(IDS), IDS)
     expected = whole.base_model(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(upper.hidden(upper.enter(IDS)), expected)
 
 
-@pytest.mark.parametrize("start", [None, 0])
-def test_an_edit_of_the_lowest_layer_runs_everything(start: int | None) -> None:
-    upper = UpperLayers(model(LLAMA), start)
+def test_an_edit_of_no_known_layer_runs_everything() -> None:
+    whole = model(LLAMA)
+    upper = UpperLayers(whole, None)
     assert torch.equal(upper.enter(IDS), IDS)
+    expected = whole.base_model(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(upper.hidden(IDS), expected)
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "gpt_neox"])
+def test_rows_of_other_shapes_get_their_own_positions(config: object) -> None:
+    whole = model(config)
+    upper = UpperLayers(whole, 1)
+    for ids in (IDS, IDS.reshape(3, 8), IDS.reshape(1, 24), IDS):
+        expected = whole.base_model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(upper.hidden(upper.enter(ids)), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mask", "lora"])
