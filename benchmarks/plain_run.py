@@ -142,7 +142,7 @@ def run(overrides: list[str], threads: int) -> dict[str, Any]:
     from pd_finetune.cli import stage_config
 
     config = stage_config("config", overrides)
-    config.threads = threads
+    config.threads = threads or torch.get_num_threads()
     from pd_finetune.evaluation.held_out import held_out
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.finetuning.setting import load_setting
@@ -168,7 +168,7 @@ def run(overrides: list[str], threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="One run of the comparison, written plainly.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("words", nargs="*", help="as of pd_finetune.run")
     args = parser.parse_args()
     started = time.monotonic()

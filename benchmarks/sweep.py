@@ -6,8 +6,8 @@
 metrics and knows no W&B, so the sweep is run with `logger=none`, once serially and once on `--jobs`
 processes by the joblib launcher. A sweep takes values of the unedited embedded model from the
 package; plain evaluates it in every run, as it has nowhere to keep them.
-Plain runs go one after the other with all threads; as they take equally long, `--plain` of them,
-spread over the grid, are enough. The numbers of both are compared: damage of every text and the
+Plain runs go one after the other with torch's own threads (on two idle cores these are faster than
+one thread is); as they take equally long, `--plain` of them, spread over the grid, are enough. The numbers of both are compared: damage of every text and the
 gap to chance. Processor time is measured beside the wall clock, as it suffers less from whatever
 else the machine does. Last, what the matrix products of a run take alone, on one core: that much
 over the number of processes is the least that a run of ours could take.
@@ -49,11 +49,7 @@ def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> 
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PD_FINETUNE_CACHE": str(folder / "cache"),
-            "OMP_WAIT_POLICY": "PASSIVE",  # as `pd_finetune.run` sets for itself
-        },
+        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
         text=True,

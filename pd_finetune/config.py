@@ -316,7 +316,7 @@ class RunConfig:
     budget: int = 4  # target-language tokens that the fine-tune sees at all
     seed: int = 0
     device: str = "auto"
-    threads: int = 0  # CPU threads; 0: torch's default
+    threads: int = 0  # CPU threads; 0: one for a small target, else torch's default
     progress: bool = True
     shard: str | None = None  # of a sweep, see `sweep.shard`; a single run has none
 

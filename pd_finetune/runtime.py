@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_FEW_PARAMETERS = 10_000_000
+_default_threads = 0  # torch's own, once it was changed
 
 
 @contextmanager
@@ -110,3 +112,18 @@ def prepare(threads: int = 0) -> None:
         torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def settle_threads(device: torch.device, parameters: int) -> None:
+    """One CPU thread for a model of few parameters, torch's default for others.
+
+    Its operations end before a second thread is awake: with two that sleep in between, a run of
+    the embedded model takes longer than with one, and with two that spin several times as long
+    wherever something else wants a core. Runs on other cores are for a sweep's launcher.
+    """
+    import torch
+
+    global _default_threads
+    _default_threads = _default_threads or torch.get_num_threads()
+    small = device.type == "cpu" and parameters < _FEW_PARAMETERS
+    torch.set_num_threads(1 if small else _default_threads)

@@ -17,7 +17,7 @@ from pd_finetune.decomposition_configs import TrainedDecompositionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.identity import published_labels
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
-from pd_finetune.runtime import device_of, no_collection, prepare
+from pd_finetune.runtime import device_of, no_collection, prepare, settle_threads
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
@@ -89,7 +89,7 @@ class Setting:
 
 
 def load_setting(config: RunConfig) -> Setting:
-    """Load target, decomposition and text source of a config.
+    """Load target, decomposition and text source of a config; settle the CPU threads it runs on.
 
     Where the decomposition is to be trained, it is, and the config names the result from then on.
     """
@@ -99,6 +99,8 @@ def load_setting(config: RunConfig) -> Setting:
     if isinstance(config.decomposition, TrainedDecompositionConfig):
         config.decomposition = trained_decomposition(config, config.decomposition, target)
     decomposition = _decomposition(config.decomposition.folder, model)
+    if not config.threads:
+        settle_threads(target.device, target.model.num_parameters())
     source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not
     longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
