@@ -6,11 +6,12 @@
 metrics and knows no W&B, so the sweep is run with `logger=none`, once serially and once on `--jobs`
 processes by the joblib launcher. A sweep takes values of the unedited embedded model from the
 package; plain evaluates it in every run, as it has nowhere to keep them.
-Plain runs go one after the other with torch's own threads (on two idle cores these are faster than
-one thread is); as they take equally long, `--plain` of them, spread over the grid, are enough. The numbers of both are compared: damage of every text and the
-gap to chance. Processor time is measured beside the wall clock, as it suffers less from whatever
-else the machine does. Last, what the matrix products of a run take alone, on one core: that much
-over the number of processes is the least that a run of ours could take.
+Plain runs go one after the other with torch's own threads, which two idle cores make faster than
+one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. The
+numbers of both are compared: damage of every text and the gap to chance. Processor time is measured
+beside the wall clock, as it suffers less from whatever else the machine does. Last, what the matrix
+products of a run take alone, on one core: that much over the number of processes is the least that
+a run of ours could take.
 """
 
 from __future__ import annotations
