@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import is_transposed, module_at, stored_as
 from pd_finetune.errors import UserError
-from pd_finetune.methods.low_rank import with_product
+from pd_finetune.methods.low_rank import Hook, hooked, with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
 
@@ -126,7 +126,7 @@ class LoraMethod:
         What PEFT's layers compute, less the passes over the output that they take for it.
         """
 
-        def hook_for(layer: Any) -> Any:
+        def hook_for(layer: Any) -> Hook:
             A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             scaling = layer.scaling["default"]
 
@@ -136,12 +136,8 @@ class LoraMethod:
             return hook
 
         layers = self.layers.values()
-        handles = [layer.base_layer.register_forward_hook(hook_for(layer)) for layer in layers]
-        try:
+        with hooked((layer.base_layer, hook_for(layer)) for layer in layers):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def _wrapped(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import module_at, weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_json
-from pd_finetune.methods.low_rank import with_product
+from pd_finetune.methods.low_rank import Hook, hooked, with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
 
@@ -86,9 +86,8 @@ class MaskMethod:
     @contextmanager
     def edited(self) -> Iterator[None]:
         """Within the context the touched sites add `((x V) * (m - 1)) U` to their output."""
-        handles = []
 
-        def hook_for(site: str) -> Any:
+        def hook_for(site: str) -> Hook:
             V, U, masks = self._V[site], self._U[site], self._masks[site]
 
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -96,14 +95,9 @@ class MaskMethod:
 
             return hook
 
-        try:
-            for name, site in self._sites.items():
-                module = module_at(self._model, site)
-                handles.append(module.register_forward_hook(hook_for(name)))
+        sites = self._sites.items()
+        with hooked((module_at(self._model, site), hook_for(name)) for name, site in sites):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def edited_weights(self) -> dict[str, Float[Tensor, "d_out d_in"]]:
