@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import is_transposed, module_at, stored_as
 from pd_finetune.errors import UserError
-from pd_finetune.methods.low_rank import Hook, hooked, with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.low_rank import Product, adding
 
 
 class LoraMethod:
@@ -126,17 +127,8 @@ class LoraMethod:
         What PEFT's layers compute, less the passes over the output that they take for it.
         """
 
-        def hook_for(layer: Any) -> Hook:
-            A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            scaling = layer.scaling["default"]
-
-            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                return with_product(output, args[0].to(A.dtype) @ A.T, B.T, scaling)
-
-            return hook
-
         layers = self.layers.values()
-        with hooked((layer.base_layer, hook_for(layer)) for layer in layers):
+        with adding({layer.base_layer: partial(_product, layer) for layer in layers}):
             yield
 
     @contextmanager
@@ -182,3 +174,9 @@ class LoraMethod:
             warnings.simplefilter("ignore")
             self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _product(layer: Any) -> Product:
+    """A^T and scaling * B^T of one of PEFT's layers."""
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return A.T, layer.scaling["default"] * B.T

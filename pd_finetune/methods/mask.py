@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import module_at, weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_json
-from pd_finetune.methods.low_rank import Hook, hooked, with_product
 from pd_finetune.targets.keys import SubcomponentKey, layer_of_site
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.low_rank import Product, adding
 
 
 class MaskMethod:
@@ -85,26 +86,21 @@ class MaskMethod:
 
     @contextmanager
     def edited(self) -> Iterator[None]:
-        """Within the context the touched sites add `((x V) * (m - 1)) U` to their output."""
-
-        def hook_for(site: str) -> Hook:
-            V, U, masks = self._V[site], self._U[site], self._masks[site]
-
-            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                return with_product(output, (args[0].float() @ V) * (masks - 1), U)
-
-            return hook
-
+        """Within the context the touched sites add `x (V (m - 1)) U` to their output."""
         sites = self._sites.items()
-        with hooked((module_at(self._model, site), hook_for(name)) for name, site in sites):
+        with adding(
+            {module_at(self._model, site): partial(self._product, name) for name, site in sites}
+        ):
             yield
+
+    def _product(self, site: str) -> Product:
+        return self._V[site] * (self._masks[site] - 1), self._U[site]
 
     @torch.no_grad()
     def edited_weights(self) -> dict[str, Float[Tensor, "d_out d_in"]]:
         """W + sum_c (m_c - 1) U_c V_c^T of each touched matrix, by module path, in float32."""
         return {
-            site.module: weight_at(self._model, site).float()
-            + (self._V[name] * (self._masks[name] - 1) @ self._U[name]).T
+            site.module: weight_at(self._model, site).float() + torch.mm(*self._product(name)).T
             for name, site in self._sites.items()
         }
 

@@ -20,7 +20,16 @@ from pd_finetune.files import make_folder, write_text
 from pd_finetune.results.record import RunRecord
 
 # what changes how or where a run is done, but not what it finds
-_WITHOUT_EFFECT = ("logger", "paths", "device", "threads", "progress", "shard", "hydra")
+_WITHOUT_EFFECT = (
+    "logger",
+    "paths",
+    "device",
+    "threads",
+    "compile",
+    "progress",
+    "shard",
+    "hydra",
+)
 _LOCK = ".lock"
 _TRIES, _TRY_SECONDS = 20, 0.5
 # a finished sweep reads hundreds of configs again; libyaml's reader takes a tenth of the time
@@ -32,7 +41,7 @@ class RunBusy(UserError):
 
 
 def relevant_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without logger, paths, device, threads, progress and shard."""
+    """The resolved config without logger, paths, device, threads, compile, progress and shard."""
     return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
 
 

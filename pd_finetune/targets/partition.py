@@ -7,11 +7,13 @@ E the output embedding, b its bias and p the clean model's probabilities,
     KL(p || q) = sum p (ln p - b) - h . (p E) + lse(h E^T + b)
 
 so that the clean side of the KL is one vector (p E) and one number a position. The sum is taken
-over the vocabulary with a running maximum (Milakov and Gimelshein 2018, "Online normalizer
-calculation for softmax"), so that a tile is still in the cache when its exponentials are taken.
+over the vocabulary a tile at a time, so that a tile is still in the cache when its exponentials are
+taken; where these are out of a float's range, with a running maximum (Milakov and Gimelshein 2018,
+"Online normalizer calculation for softmax").
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ from torch import Tensor
 _TILE_BYTES = 2**19  # of logits: with the words of a tile, within a core's second-level cache
 _TILE_BYTES_ELSEWHERE = 2**28  # a GPU wants few and large products instead
 _POSITIONS = 256  # of a tile on the CPU
+# of a sum of exponentials: e^-40 is far above what float32 drops, and products with e^60 are finite
+_LEAST, _MOST = 4e-18, 1e26
 
 
 def _tile(hidden: Tensor) -> tuple[int, int]:
@@ -47,23 +51,63 @@ def partition_and_mean(
     rows, words = _tile(hidden)
     for start in range(0, hidden.shape[0], rows):
         part = slice(start, start + rows)
-        states = hidden[part]
-        top = hidden.new_full((states.shape[0], 1), -torch.inf)
-        total = hidden.new_zeros(states.shape[0], 1)
-        for first in range(0, len(embedding), words):
-            tile = slice(first, first + words)
-            logits = F.linear(states, embedding[tile], None if bias is None else bias[tile])
+        tiles = _Tiles(hidden[part], embedding, bias, words)
+        mine = None if means is None else means[part]
+        found = tiles.sum(mine) if hidden.device.type == "cpu" else None
+        log_partition[part] = tiles.sum_with_maximum(mine) if found is None else found
+    return log_partition, means
+
+
+class _Tiles(NamedTuple):
+    """Some positions against the whole vocabulary, `words` of it at a time."""
+
+    states: Float[Tensor, "positions width"]
+    embedding: Float[Tensor, "vocab width"]
+    bias: Float[Tensor, " vocab"] | None
+    words: int
+
+    def _logits(self) -> Iterator[tuple[Float[Tensor, "positions words"], Tensor]]:
+        for first in range(0, len(self.embedding), self.words):
+            tile = slice(first, first + self.words)
+            bias = None if self.bias is None else self.bias[tile]
+            yield F.linear(self.states, self.embedding[tile], bias), self.embedding[tile]
+
+    def sum(self, means: Float[Tensor, "positions width"] | None) -> Tensor | None:
+        """ln of the sum of the exponentials as they are, with p E put into `means`.
+
+        None where a float cannot hold them: above its range, or so small that some were lost.
+        A maximum and a subtraction less, the whole takes 0.7 to 0.9 of the time.
+        """
+        total = self.states.new_zeros(self.states.shape[0])
+        for logits, embedding in self._logits():
+            powers = logits.exp_()
+            total += powers.sum(-1)
+            if means is not None:
+                means.addmm_(powers, embedding)
+        least, most = (value.item() for value in total.aminmax())
+        if not (least > _LEAST and most < _MOST):  # as written, a NaN is out of range
+            return None
+        if means is not None:
+            means.div_(total[:, None])
+        return total.log_()
+
+    def sum_with_maximum(self, means: Float[Tensor, "positions width"] | None) -> Tensor:
+        """The same with the largest logit taken away first, for any logits."""
+        top = self.states.new_full((self.states.shape[0], 1), -torch.inf)
+        total = torch.zeros_like(top)
+        if means is not None:
+            means.zero_()
+        for logits, embedding in self._logits():
             higher = torch.maximum(top, logits.amax(-1, keepdim=True))
             shrink = top.sub_(higher).exp_()
             powers = logits.sub_(higher).exp_()
             total.mul_(shrink).add_(powers.sum(-1, keepdim=True))
             if means is not None:
-                means[part].mul_(shrink).addmm_(powers, embedding[tile])
+                means.mul_(shrink).addmm_(powers, embedding)
             top = higher
-        log_partition[part] = (top + total.log())[:, 0]
         if means is not None:
-            means[part].div_(total)
-    return log_partition, means
+            means.div_(total)
+        return (top + total.log())[:, 0]
 
 
 class _LogPartition(torch.autograd.Function):

@@ -63,3 +63,31 @@ def test_logits_thousands_apart_stay_finite(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(mine.double(), wanted, atol=1e-2, rtol=1e-6)
     mine.sum().backward()
     assert hidden.grad is not None and hidden.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "shift, held", [(0.0, True), (-60.0, False), (80.0, False), (500.0, False)]
+)
+def test_exponentials_out_of_range_are_taken_again_with_the_maximum(
+    shift: float, held: bool
+) -> None:
+    """Both ways where a float holds the sum, the careful one alone where it does not."""
+    hidden, embedding, _ = made(False, size=0.3)
+    bias = torch.full((VOCAB,), shift)
+    plain, careful = torch.zeros_like(hidden), torch.zeros_like(hidden)
+    tiles = partition._Tiles(hidden, embedding, bias, 7)
+    found = tiles.sum(plain)
+    wanted = tiles.sum_with_maximum(careful)
+    assert (found is not None) == held
+    if found is not None:
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(plain, careful, atol=1e-6, rtol=1e-6)
+    whole, gradient = partition.partition_and_mean(hidden, embedding, bias)
+    torch.testing.assert_close(whole, wanted, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(gradient, careful, atol=1e-6, rtol=1e-6)
+
+
+def test_not_a_number_stays_one() -> None:
+    hidden, embedding, _ = made(False)
+    hidden[3, 0] = torch.nan
+    assert log_partition(hidden, embedding).isnan().sum() == 1
