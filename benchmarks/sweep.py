@@ -1,17 +1,19 @@
 """Runs per minute of a sweep, against the same grid done plainly, one process a run.
 
-    python -m benchmarks.sweep --budgets 4,64 --seeds 2 --jobs 2
+    python -m benchmarks.sweep --budgets 4,64 --seeds 8 --jobs 2
 
 `plain` is `benchmarks.plain_run`: the same work as one would write it in an afternoon. It writes no
-metrics and knows no W&B, so the sweep is run with `logger=none`, once serially and once on `--jobs`
-processes by the joblib launcher. A sweep takes values of the unedited embedded model from the
-package; plain evaluates it in every run, as it has nowhere to keep them.
+metrics and knows no W&B, so the sweep is run with `logger=none`: serially (of the first seed
+alone), on `--jobs` processes by the joblib launcher, and so with `compile=true`, whose compiling is
+counted. A sweep takes values of the unedited embedded model from the package; plain evaluates it in
+every run, as it has nowhere to keep them.
 Plain runs go one after the other with torch's own threads, which two idle cores make faster than
-one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. The
-numbers of both are compared: damage of every text and the gap to chance. Processor time is measured
-beside the wall clock, as it suffers less from whatever else the machine does. Last, what the matrix
-products of a run take alone, on one core: that much over the number of processes is the least that
-a run of ours could take.
+one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. They are
+done in parts, before, between and after the sweeps, since a machine's speed is not the same all the
+time, and a sweep is held against all of them. The numbers of both are compared: damage of every
+text and the gap to chance. Processor time is measured beside the wall clock, as it suffers less
+from whatever else the machine does. Last, what the matrix products of a run take alone, on one
+core: that much over the number of processes is the least that a run of ours could take.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from pd_finetune.results.environment import git_commit, versions
 
 ARMS = ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora")
 ROOT = Path(__file__).resolve().parents[1]
+Run = tuple[str, int, int]  # arm, budget, seed
 
 
 class Seconds(NamedTuple):
@@ -45,12 +48,16 @@ class Seconds(NamedTuple):
 
 
 def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> Seconds:
-    """Run a command in the source tree, with a cache of its own."""
+    """Run a command in the source tree, with caches of its own."""
     started, used = time.monotonic(), _processor_seconds()
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
+        env={
+            **os.environ,
+            "PD_FINETUNE_CACHE": str(folder / "cache"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
         text=True,
@@ -67,18 +74,19 @@ def _processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def swept(grid: list[tuple[str, int, int]], folder: Path, jobs: int) -> Seconds:
-    """What the whole grid takes by our sweep."""
+def swept(grid: list[Run], folder: Path, jobs: int, others: list[str]) -> Seconds:
+    """What the whole grid takes by our sweep, with `others` among its words."""
+    folder.mkdir()
     axes = zip(*grid, strict=True)
     arms, budgets, seeds = (",".join(map(str, dict.fromkeys(axis))) for axis in axes)
     words = ["-m", f"arm={arms}", f"budget={budgets}", f"seed={seeds}", "logger=none"]
-    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}", *others]
     if jobs > 1:
         words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
     return called("pd_finetune.run", words, folder)
 
 
-def records(folder: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+def records(folder: Path) -> dict[Run, dict[str, Any]]:
     """Results of a sweep by arm, budget and seed."""
     found = {}
     for path in (folder / "runs").glob("*/result.json"):
@@ -95,6 +103,14 @@ def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
     pairs = [(ours[name], plain[name]) for name in ("to_chance_nats", "english_kl_nats")]
     pairs += [(ours["damage_nats"][name], value) for name, value in plain["damage_nats"].items()]
     return max(abs(a - b) for a, b in pairs)
+
+
+def differences(
+    ours: dict[Run, dict[str, Any]], plain: dict[Run, dict[str, Any]]
+) -> dict[str, float]:
+    """`difference` of every run that both have done."""
+    both = [run for run in plain if run in ours]
+    return {" ".join(map(str, run)): difference(ours[run], plain[run]) for run in both}
 
 
 def floor_seconds(words: list[str]) -> float:
@@ -122,13 +138,35 @@ def spread(grid: list[Any], count: int) -> list[Any]:
     return [grid[index * len(grid) // count] for index in range(count)]
 
 
+def in_turns(elements: list[Any], turns: int) -> list[list[Any]]:
+    """The elements in `turns` parts of nearly the same length, each spread over all of them."""
+    return [elements[turn::turns] for turn in range(turns)]
+
+
+class Plain:
+    """Plain runs as they are done, and what each found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.taken: list[Seconds] = []
+        self.found: dict[Run, dict[str, Any]] = {}
+
+    def run(self, runs: list[Run]) -> None:
+        for arm, budget, seed in runs:
+            out = self.folder / "plain.json"
+            words = [f"--out={out}", f"arm={arm}", f"budget={budget}", f"seed={seed}"]
+            self.taken.append(called("benchmarks.plain_run", words, self.folder, quiet=True))
+            self.found[arm, budget, seed] = json.loads(out.read_text())
+            print(f"plain {arm}, budget {budget}: {self.taken[-1].wall:.1f} s", flush=True)
+
+
 def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--budgets", default="4,64", help="(%(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="how many (%(default)s)")
-    parser.add_argument("--plain", type=int, default=10, help="plain runs (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=8, help="how many (%(default)s)")
+    parser.add_argument("--plain", type=int, default=8, help="plain runs (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/sweep.json"))
     args = parser.parse_args()
@@ -138,29 +176,34 @@ def main() -> None:
         parser.error(f"--out={args.out} is a folder: give a file, {args.out / 'name.json'}")
     make_folder(args.out.parent)
     load = os.getloadavg()[0]
+    ways: dict[str, tuple[list[Run], int, list[str]]] = {
+        "serial": ([run for run in grid if run[2] == 0], 1, []),
+        "jobs": (grid, args.jobs, []),
+        "compiled": (grid, args.jobs, ["compile=true"]),
+    }
+    turns = in_turns(spread(grid, args.plain), len(ways) + 1)
+    seconds: dict[str, float] = {}
+    processor: dict[str, float] = {}
+    found = {}
     with tempfile.TemporaryDirectory() as name:
-        seconds: dict[str, float] = {}
-        processor: dict[str, float] = {}
-        found = {}
-        for way, jobs in {"serial": 1, "jobs": args.jobs}.items():
+        plain = Plain(Path(name))
+        plain.run(turns[0])
+        for (way, (runs, jobs, others)), turn in zip(ways.items(), turns[1:], strict=True):
             folder = Path(name) / way
-            folder.mkdir()
-            taken = swept(grid, folder, jobs)
-            seconds[way], processor[way] = (value / len(grid) for value in taken)
+            taken = swept(runs, folder, jobs, others)
+            seconds[way], processor[way] = (value / len(runs) for value in taken)
             found[way] = records(folder)
-            print(f"{way}: {seconds[way]:.2f} s a run, {len(grid)} runs", flush=True)
-        chosen = spread(grid, args.plain)
-        plain, apart = [], {}
-        for arm, budget, seed in chosen:
-            out = Path(name) / "plain.json"
-            words = [f"--out={out}", f"arm={arm}", f"budget={budget}", f"seed={seed}"]
-            plain.append(called("benchmarks.plain_run", words, Path(name), quiet=True))
-            apart[f"{arm} {budget} {seed}"] = difference(
-                found["serial"][arm, budget, seed], json.loads(out.read_text())
-            )
-            print(f"plain {arm}, budget {budget}: {plain[-1].wall:.1f} s", flush=True)
-    seconds["plain"] = sum(taken.wall for taken in plain) / len(plain)
-    processor["plain"] = sum(taken.processor for taken in plain) / len(plain)
+            print(f"{way}: {seconds[way]:.2f} s a run, {len(runs)} runs", flush=True)
+            plain.run(turn)
+    seconds["plain"] = sum(taken.wall for taken in plain.taken) / len(plain.taken)
+    processor["plain"] = sum(taken.processor for taken in plain.taken) / len(plain.taken)
+    apart = {
+        way: {
+            " ".join(map(str, run)): difference(found[way][run], plain.found[run]) for run in both
+        }
+        for way in found
+        for both in [[run for run in plain.found if run in found[way]]]
+    }
     floors = {f"{a} {b}": floor_seconds([f"arm={a}", f"budget={b}"]) for a in arms for b in budgets}
     floor = sum(floors.values()) / len(floors)
     most = seconds["plain"] * args.jobs / floor
@@ -168,10 +211,11 @@ def main() -> None:
         "seconds_a_run": seconds,
         "processor_seconds_a_run": processor,
         "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
-        "times_plain": {way: seconds["plain"] / seconds[way] for way in ("serial", "jobs")},
-        "runs": {"sweep": len(grid), "plain": len(chosen)},
+        "times_plain": {way: seconds["plain"] / seconds[way] for way in ways},
+        "runs": {way: len(runs) for way, (runs, _, _) in ways.items()}
+        | {"plain": len(plain.taken)},
         "jobs": args.jobs,
-        "plain_seconds": [taken.wall for taken in plain],
+        "plain_seconds": [taken.wall for taken in plain.taken],
         "floor_core_seconds_a_run": floor,
         "floor_core_seconds": floors,
         "times_plain_at_the_floor": most,
@@ -183,12 +227,13 @@ def main() -> None:
     }
     write_json(args.out, record)
     print(f"{'':<10}{'s/run':>8}{'runs/min':>10}{'x plain':>9}{'processor s':>13}")
-    for way in ("plain", "serial", "jobs"):
+    for way in ("plain", *ways):
         ratio = seconds["plain"] / seconds[way]
         line = f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}"
         print(f"{line}{processor[way]:>13.2f}")
     print(f"matrix products alone: {floor:.2f} core-seconds a run, so {most:.1f} x plain at most")
-    print(f"results differ by {max(apart.values()):.1e} nats at most")
+    worst = max(max(values.values(), default=0.0) for values in apart.values())
+    print(f"results differ by {worst:.1e} nats at most")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class CompiledLayers:
         """Through the layers from `start` and the final norm, with the edit that is in force."""
         rows = hidden.shape[0]
         if rows == 1:  # a dimension of one is a constant to dynamo
-            return self(start, hidden.expand(2, -1, -1), cos, sin)[:1]
+            return self(start, torch.cat([hidden, hidden]), cos, sin)[:1]
         for layer in self._body.layers[start:]:
             torch._dynamo.maybe_mark_dynamic(hidden, 0)
             modules = {site: layer.get_submodule(site) for site in _SITES}

@@ -14,13 +14,16 @@ Product = tuple[Tensor, Tensor]
 # called in every forward: a graph of autograd's serves one backward
 Products = Mapping[nn.Module, Callable[[], Product]]
 
-_in_force: Products = {}
+_in_force: dict[nn.Module, tuple[Callable[[], Product], ...]] = {}
 
 
 def current_product(module: nn.Module) -> Product | None:
-    """What the edit that is in force adds to a module's output; None where it adds nothing."""
-    product = _in_force.get(module)
-    return None if product is None else product()
+    """What the edits that are in force add to a module's output; None where they add nothing."""
+    products = [product() for product in _in_force.get(module, ())]
+    if len(products) < 2:
+        return products[0] if products else None
+    left, right = zip(*products, strict=True)
+    return torch.cat(left, 1), torch.cat(right, 0)
 
 
 @contextmanager
@@ -31,7 +34,8 @@ def adding(products: Products) -> Iterator[None]:
     """
     global _in_force
     before, handles = _in_force, []
-    _in_force = {**before, **products}
+    added = {module: (*before.get(module, ()), product) for module, product in products.items()}
+    _in_force = {**before, **added}
     try:
         for module, product in products.items():
             handles.append(module.register_forward_hook(_hook_for(product)))
