@@ -126,7 +126,6 @@ class LoraMethod:
 
         What PEFT's layers compute, less the passes over the output that they take for it.
         """
-
         layers = self.layers.values()
         with adding({layer.base_layer: partial(_product, layer) for layer in layers}):
             yield
