@@ -29,8 +29,8 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
+from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.cli.store import register
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
 from pd_finetune.decomposition.store import load_decomposition

@@ -19,7 +19,7 @@ from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.selection.store import load_harvest
-from pd_finetune.stage_configs import ExportConfig
+from pd_finetune.export import ExportConfig
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import load_target
 from tests import families

@@ -13,9 +13,9 @@ from pd_finetune.errors import UserError
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.finetuning.finished import load_method
 from pd_finetune.report import rollouts as section
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts
-from pd_finetune.stage_configs import RolloutsConfig
+from pd_finetune.rollouts import RolloutsConfig
 from pd_finetune.targets.load import load_target
 from tests.test_export import finished_run, world  # noqa: F401
 

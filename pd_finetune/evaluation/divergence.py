@@ -7,8 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.evaluation.predictions import logits_of, row_parts
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import baked
 from pd_finetune.targets.load import Target
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pd_finetune.config import EvaluationConfig
 from pd_finetune.evaluation.base import cached, identity
+from pd_finetune.evaluation.config import EvaluationConfig
 from pd_finetune.evaluation.cross_entropy import (
     mean,
     paired_standard_error,
@@ -16,8 +16,7 @@ from pd_finetune.evaluation.cross_entropy import (
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.evaluation.scores import edited_scores
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import baked
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
 from pd_finetune.text.tokens import DocumentSource

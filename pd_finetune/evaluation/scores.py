@@ -10,8 +10,7 @@ from pd_finetune.evaluation.cross_entropy import cross_entropies, sequence_cross
 from pd_finetune.evaluation.divergence import sequence_divergences
 from pd_finetune.evaluation.held_out import HeldOut, clean_statistics, entering
 from pd_finetune.evaluation.predictions import plain_embedding, row_parts
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import baked
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd

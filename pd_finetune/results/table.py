@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 AT_CHANCE_NATS = 0.1  # gap at or below which the target language counts as destroyed
 DAMAGE_NATS = 0.10  # damage below which a protected language counts as kept

@@ -19,7 +19,6 @@ from pd_finetune.decomposition.sites import Site, weight_at
 from pd_finetune.evaluation.cross_entropy import mean
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.evaluation.scores import edited_scores
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.selection.effect import INVERTED
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from pd_finetune.errors import UserError
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.lora import LoraMethod
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.changes import baked
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.targets import compiled
 from pd_finetune.targets.compiled import CompiledLayers, compile_layers, compiled_layers
 from pd_finetune.targets.kept import kept

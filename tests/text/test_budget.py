@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_finetune.config import TokenBudgetConfig
+from pd_finetune.text.config import TokenBudgetConfig
 from pd_finetune.errors import UserError
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 from tests.methods import tiny
