@@ -76,7 +76,7 @@ def _as_tuned(record: RunRecord) -> bool:
 
 def _arm_facts(record: RunRecord) -> dict[str, str]:
     """What all runs of one arm must have in common: its config but for budget and seed."""
-    everywhere = record.lora is not None and record.lora["where"] == "all"
+    everywhere = record.edit.get("where") == "all"
     left_out = (
         *_NOT_COMPARED,
         *(["selection"] if everywhere else []),

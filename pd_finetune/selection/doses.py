@@ -64,9 +64,9 @@ class Doses:
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Cross-entropies with one subcomponent's scale at `scale`."""
-        method = MaskMethod(self._target, self._basis, [key], start=scale)
-        upper = UpperLayers(self._target.model, method.lowest_layer)
-        found, _ = edited_scores(self._target, method, self._texts, [], upper, self._batch)
+        change = change_of(self._basis, {key: scale}, self._target.device)
+        upper = UpperLayers(self._target.model, lowest_layer(change))
+        found, _ = edited_scores(self._target, change, self._texts, [], upper, self._batch)
         target, protected = (mean(values) for values in found.values())
         return Dose(scale, target, protected)
 

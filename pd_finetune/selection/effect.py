@@ -50,7 +50,7 @@ def add_effects(
         if language not in base:
             base[language] = mean(sequence_cross_entropies(target, ids, batch))
         key = SubcomponentKey.parse(str(subcomponents["key"].iloc[row]))
-        edit = MaskMethod(target, decomposition, [key], start=INVERTED)
-        with edit.edited():
+        change = change_of(decomposition, {key: INVERTED}, target.device)
+        with edited(target.model, change):
             effects[row] = mean(sequence_cross_entropies(target, ids, batch)) - base[language]
     return subcomponents.assign(effect_nats=effects)
