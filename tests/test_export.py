@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pd_finetune.loading.target import load_target
 from torch import Tensor, nn
 
 from pd_finetune import export
@@ -16,7 +17,6 @@ from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.results.record import Hashes, RunRecord, Values
 from pd_finetune.stage_configs import ExportConfig
-from pd_finetune.targets.load import load_target
 from tests.methods import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")
@@ -52,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor:
     """A run directory as `finetune_run` leaves it; the edited model's logits."""
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
 
     target = load_target(str(world / "target"))
     parts = load_decomposition(str(world / "parts"), target)

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from hydra.utils import instantiate
 
 from pd_finetune.config import DecompositionConfig, RunConfig
-from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_folder
+from pd_finetune.decomposition.folder import RECORD, TRAINED, trained_folder
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
 from pd_finetune.decomposition_configs import DecomposeConfig, TrainedDecompositionConfig
 from pd_finetune.errors import UserError
@@ -43,7 +43,7 @@ def trained_decomposition(
     mixture = dict(settings.mixture) or dict.fromkeys(config.languages.all, 1.0)
     key = _key(config, settings, target, sites, mixture)
     named = DecompositionConfig(folder=f"{TRAINED}{key}")
-    folder = decomposition_folder(named.folder)
+    folder = trained_folder(key)
     shared = {n: getattr(config, n) for n in ("model", "languages", "device", "threads")}
     with alone(folder):
         if not (folder / RECORD).is_file():

@@ -11,15 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.methods.protocol import Method
 from pd_finetune.results.record import RunRecord
 from pd_finetune.runtime import device_of
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 
 MASK, ADAPTER, ADAPTER_CONFIG = "mask.json", "adapter_model.safetensors", "adapter_config.json"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pd_finetune.loading.target import load_target
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
@@ -18,7 +19,7 @@ from pd_finetune.methods.bake import bake
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from tests import families
 
 FAMILIES = list(families.MAKE)

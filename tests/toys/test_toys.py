@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from pd_finetune.loading.decomposition import load_decomposition
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import shared_inputs
 from pd_finetune.decomposition.sites import find_sites
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.decomposition_configs import CIFunctionConfig, DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
