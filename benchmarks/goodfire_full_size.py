@@ -102,9 +102,9 @@ def composed(stage: str, overrides: list[str]) -> Any:
 
 def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and decomposition."""
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.runtime import device_of
-    from pd_finetune.targets.load import load_target
 
     target = load_target(str(folder / "target"), device_of(args.device), args.dtype)
     return target, load_decomposition(str(folder / "decomposition"), target)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # the program that starts the workers stays without torch
     from collections.abc import Callable
 
     from benchmarks.reference_step import ReferenceStep
-    from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.decomposition.config import DecomposeConfig
+    from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.pretraining.config import ArchitectureConfig
 
 
@@ -77,8 +77,9 @@ def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
     import torch
 
     from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.loading.target import load_target
     from pd_finetune.targets.embedded import build
-    from pd_finetune.targets.load import Target, fuse_activations, load_target
+    from pd_finetune.targets.load import Target, fuse_activations
 
     if size == "embedded":
         target = load_target("embedded", device)

@@ -28,7 +28,7 @@ def run(config: CorpusConfig) -> Counts:
     """
     from hydra.utils import instantiate
 
-    from pd_finetune.targets.load import load_tokenizer
+    from pd_finetune.loading.target import load_tokenizer
     from pd_finetune.text.sources import SPLITS
     from pd_finetune.text.tokens import token_stream
 

@@ -54,12 +54,12 @@ def run(config: EvidenceConfig) -> Path:
 
     from pd_finetune.decomposition.evidence.battery import battery
     from pd_finetune.decomposition.evidence.report import page, print_record
-    from pd_finetune.decomposition.store import load_decomposition
     from pd_finetune.files import make_folder, write_json, write_text
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.plots.evidence.figures import save_figures
     from pd_finetune.records.environment import versions
     from pd_finetune.runtime import device_of, prepare
-    from pd_finetune.targets.load import load_target
 
     started = time.monotonic()
     prepare(config.threads)

@@ -10,21 +10,21 @@ from hydra.utils import instantiate
 
 from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import decomposition_folder
 from pd_finetune.decomposition.on_demand import trained_decomposition
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import published_labels
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder, model_folder, remember_hash
+from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import Hashes
 from pd_finetune.runtime import device_of, no_collection, prepare, settle_threads
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
-from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from pd_finetune.text.tokens import DocumentSource
 
 _Stamp = tuple[tuple[str | int, ...], ...]

@@ -1,4 +1,4 @@
-"""Which folder a `model.folder` means, and what its weights are, without loading them."""
+"""Which folder a name means, and what is in it, without loading it: nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,30 +7,62 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+from pd_finetune.decomposition.folder import RECORD, SHIPPED, TRAINED, trained_folder
+from pd_finetune.errors import UserError
 from pd_finetune.files import cache_folder, make_folder, source_sha256, write_text
 
 EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 
 
 def model_folder(folder: str) -> Path:
-    """The transformers folder meant by `model.folder`.
+    """The transformers folder meant by `model.folder` ("embedded": the one that ships).
 
-    A folder or W&B run of Goodfire's is converted, a name on the Hugging Face Hub fetched.
+    A checkpoint or W&B run of Goodfire's is converted first, a name on the Hub fetched.
+    A path that is none of these comes back as it is, for who reads it to refuse.
 
     Raises:
-        UserError: one of these was not possible.
+        UserError: it is one of these, and cannot be had.
     """
     if folder == "embedded":
         return EMBEDDED_TARGET
     path = Path(folder).expanduser()
-    # said here too: the converter imports torch
     if (path / "config.json").is_file():
         return path
     from pd_finetune.goodfire.target import target_folder
     from pd_finetune.targets.hub import hub_snapshot, is_hub_name
 
-    path = target_folder(folder)
+    if converted := target_folder(folder):
+        return converted
     return hub_snapshot(folder) if is_hub_name(folder) and not path.exists() else path
+
+
+def decomposition_folder(folder: str, option: str = "decomposition.folder") -> Path:
+    """The folder of our format meant by `decomposition.folder` (a name in `SHIPPED`: that one).
+
+    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
+    is what `decomposition=train` left in the cache. Other paths come back as they are.
+
+    Args:
+        option: the config key that names it, for messages.
+
+    Raises:
+        UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
+    """
+    if folder in SHIPPED:
+        return SHIPPED[folder]
+    if folder == "train":
+        raise UserError(
+            "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
+            "as decomposition=folder decomposition.folder=trained:<key>"
+        )
+    if folder.startswith(TRAINED):
+        return trained_folder(folder.removeprefix(TRAINED))
+    path = Path(folder).expanduser()
+    if (path / RECORD).is_file():
+        return path
+    from pd_finetune.goodfire.decomposition import converted_decomposition
+
+    return converted_decomposition(folder, option) or path
 
 
 def _remembered(path: Path, dtype: str) -> Path:
