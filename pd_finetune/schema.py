@@ -26,7 +26,9 @@ class AtLeast:
 
     low: float
 
-    def problem(self, value: float) -> str | None:
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, (list, dict)):
+            return None if len(value) >= self.low else f": give {self.low:g} or more"
         return None if value >= self.low else f" must be at least {self.low:g}"
 
 

@@ -13,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.selection.tables import Rows
+from pd_finetune.targets.changes import edited
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 

@@ -135,7 +135,7 @@ def page(matched: pd.DataFrame, language: str, tokens: int, harvest: Harvest) ->
         f"Mean CI of {LEAST_MEAN_CI:g} or more on the harvest's text "
         f"({sum(harvest.config['tokens_per_language'].values()):,} tokens). *Alone*: fires for one "
         f"language (mean CI {EXCLUSIVE_MEAN_CI:g}\nor more, ten times any other's).\n\n"
-        f"{markdown(table, right=table.columns[2:])}\n"
+        f"{markdown(table, right=table.columns[2:])}"
     )
 
 

@@ -101,12 +101,14 @@ def refuse_incomplete(failed: list[str]) -> None:
 
 
 def _refuse_own(given: list[str], own: set[str]) -> None:
-    parser = OverridesParser.create()
+    parse = OverridesParser.create().parse_overrides
     try:
-        keys = {parser.parse_override(word).key_or_group for word in own} | {"out"}
-        for word in given:
-            if parser.parse_override(word).key_or_group in keys:
-                raise UserError(f"decompose: {word}: this study sets it, or it has no place here")
+        keys = {override.key_or_group for override in parse(sorted(own))} | {"out"}
+        for override in parse(given):
+            if override.key_or_group in keys:
+                raise UserError(
+                    f"decompose: {override.input_line}: this study sets it, or it has no place here"
+                )
     except HydraException as error:
         raise UserError(f"decompose: {one_line(error)}") from None
 
