@@ -317,7 +317,6 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     threads: int = 0  # CPU threads; 0: one for a small target, else torch's default
-    compile: bool = False  # the target's layers, by torch.compile
     progress: bool = True
     shard: str | None = None  # of a sweep, see `sweep.shard`; a single run has none
 

@@ -10,7 +10,7 @@ import pytest
 from pd_finetune import rollouts
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.rollouts import continuations
+from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.finetuning.finished import load_method
 from pd_finetune.report import rollouts as section
 from pd_finetune.results.record import RunRecord

@@ -57,29 +57,18 @@ def _gradients(
     objective: Objective, method: Method, rows: Int[Tensor, " rows"], step: int
 ) -> dict[str, float]:
     """Add the gradient of the whole objective to the parameters; returns its terms."""
-    clean = objective.clean_log_probabilities(rows)
-    ce_sum = hinge_sum = 0.0
-    parts = list(objective.sample_parts())
-    together = objective.fused and len(parts) == 1
+    windows = objective.windows(rows)
+    positions = windows.entering.shape[:2].numel()
+    ce_sum = hinge_sum = kl_value = 0.0
     with method.edited():
-        if together:
-            ce, protected = objective.both(rows)
-            hinge = objective.hinge(ce).sum()
-            ce_sum = _finite(step, "target cross-entropy", ce.sum().item())
-            kl_value = _finite(step, "protected KL", protected.mean().item())
-            hinge_sum = hinge.item()
-            loss = hinge / objective.target_tokens + objective.kl_weight * protected.mean()
-            loss.backward()
-        for part in [] if together else parts:
-            ce = objective.target_ce(part)
-            hinge = objective.hinge(ce).sum()
+        for part, protected in objective.forwards(windows):
+            ce, kl = objective.terms(part, protected)
+            hinge, kl_part = objective.hinge(ce).sum(), kl.sum() / positions
             ce_sum += _finite(step, "target cross-entropy", ce.sum().item())
+            kl_value += _finite(step, "protected KL", kl_part.item())
             hinge_sum += hinge.item()
-            (hinge / objective.target_tokens).backward()
-        if not together:
-            kl = objective.protected_kl(rows, clean).mean()
-            kl_value = _finite(step, "protected KL", kl.item())
-            (objective.kl_weight * kl).backward()
+            loss = hinge / objective.target_tokens + objective.kl_weight * kl_part
+            loss.backward()
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     _finite(step, "gradient norm", torch.nn.utils.get_total_norm(gradients).item())
     hinge_mean = hinge_sum / objective.target_tokens

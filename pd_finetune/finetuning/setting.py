@@ -21,7 +21,6 @@ from pd_finetune.runtime import device_of, no_collection, prepare, settle_thread
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
-from pd_finetune.targets.compiled import compile_layers
 from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
@@ -102,7 +101,6 @@ def load_setting(config: RunConfig) -> Setting:
     decomposition = _decomposition(config.decomposition.folder, model)
     if not config.threads:
         settle_threads(target.device, target.model.num_parameters())
-    compile_layers(target.model, config.compile)
     source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not
     longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)

@@ -25,7 +25,7 @@ _WITHOUT_EFFECT = (
     "paths",
     "device",
     "threads",
-    "compile",
+    "compile",  # of records from before it was dropped
     "progress",
     "shard",
     "hydra",
@@ -41,7 +41,7 @@ class RunBusy(UserError):
 
 
 def relevant_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without logger, paths, device, threads, compile, progress and shard."""
+    """The resolved config without logger, paths, device, threads, progress and shard."""
     return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
 
 

@@ -6,6 +6,9 @@ dozens are exclusive to one language, their shares of importance are all near 1 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.decomposition.sites import module_at
 from pd_finetune.selection.tables import Rows
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.low_rank import adding
+from pd_finetune.targets.predictions import sequence_cross_entropies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +53,24 @@ def add_effects(
         language = str(subcomponents["top_language"].iloc[row])
         ids = torch.from_numpy(texts[language][:EFFECT_ROWS])
         if language not in base:
-            base[language] = mean(sequence_cross_entropies(target, ids, batch))
+            base[language] = fmean(sequence_cross_entropies(target, ids, batch))
         key = SubcomponentKey.parse(str(subcomponents["key"].iloc[row]))
-        edit = MaskMethod(target, decomposition, [key], start=INVERTED)
-        with edit.edited():
-            effects[row] = mean(sequence_cross_entropies(target, ids, batch)) - base[language]
+        with scaled(target, decomposition, key, INVERTED):
+            effects[row] = fmean(sequence_cross_entropies(target, ids, batch)) - base[language]
     return subcomponents.assign(effect_nats=effects)
+
+
+@contextmanager
+def scaled(
+    target: Target, decomposition: Decomposition, key: SubcomponentKey, scale: float
+) -> Iterator[None]:
+    """Within the context one subcomponent has this scale m: W' = W + (m - 1) U V^T.
+
+    Raises:
+        UserError: the decomposition does not have it.
+    """
+    V, U = (vector.float().to(target.device) for vector in decomposition.vectors(key))
+    product = (scale - 1) * V[:, None], U[None]
+    module = module_at(target.model, decomposition.sites[key.site])
+    with adding({module: lambda: product}):
+        yield

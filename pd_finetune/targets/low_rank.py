@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -14,36 +14,14 @@ Product = tuple[Tensor, Tensor]
 # called in every forward: a graph of autograd's serves one backward
 Products = Mapping[nn.Module, Callable[[], Product]]
 
-_in_force: dict[nn.Module, tuple[Callable[[], Product], ...]] = {}
-
-
-def current_product(module: nn.Module) -> Product | None:
-    """What the edits that are in force add to a module's output; None where they add nothing."""
-    products = [product() for product in _in_force.get(module, ())]
-    if len(products) < 2:
-        return products[0] if products else None
-    left, right = zip(*products, strict=True)
-    return torch.cat(left, 1), torch.cat(right, 0)
-
 
 @contextmanager
 def adding(products: Products) -> Iterator[None]:
-    """Within the context each of the modules adds its product to its output.
-
-    By hooks, and for code that calls no modules (`targets.compiled`) by `current_product`.
-    """
-    global _in_force
-    before, handles = _in_force, []
-    added = {module: (*before.get(module, ()), product) for module, product in products.items()}
-    _in_force = {**before, **added}
-    try:
+    """Within the context each of the modules adds its product to its output, by a hook."""
+    with ExitStack() as hooks:
         for module, product in products.items():
-            handles.append(module.register_forward_hook(_hook_for(product)))
+            hooks.enter_context(module.register_forward_hook(_hook_for(product)))
         yield
-    finally:
-        _in_force = before
-        for handle in handles:
-            handle.remove()
 
 
 def _hook_for(product: Callable[[], Product]) -> Callable[..., Tensor]:

@@ -8,15 +8,19 @@ import torch
 
 from pd_finetune.config import EvaluationConfig
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence_cross_entropies
-from pd_finetune.evaluation.divergence import sequence_divergences
-from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.evaluation.evaluate import (
+    Evaluation,
+    edited_values,
+    evaluate,
+    paired_standard_error,
+)
 from pd_finetune.evaluation.held_out import held_out
-from pd_finetune.evaluation.rollouts import continuations
+from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.files import cache_folder
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from tests.methods import tiny
 
 SETTINGS = EvaluationConfig(
@@ -38,18 +42,30 @@ def run(target: Target, m: float = -1.0, settings: EvaluationConfig = SETTINGS) 
     return evaluate(target, edit(target, m), tiny.source(), ["de", "en"], ["en"], settings)
 
 
-def test_cross_entropy_and_kl_against_float64() -> None:
+@pytest.mark.parametrize("at_once", [2**28, 1])
+@pytest.mark.parametrize("linear", [True, False])
+def test_cross_entropy_and_kl_against_float64(
+    linear: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pd_finetune.targets.predictions._READY_BYTES", at_once)
     target = tiny.target()
-    ids = held_out(target, tiny.source(), ["en"], SETTINGS)["en"].ids
+    if not linear:
+        head = target.model.get_output_embeddings()
+        head.register_forward_hook(lambda module, args, output: output * 0.5)
+    texts = held_out(target, tiny.source(), ["en"], SETTINGS)
+    ids = texts["en"].ids
     method = edit(target)
     ce = sequence_cross_entropies(target, ids, 2)
-    kl = sequence_divergences(target, method, ids, 2)
+    after, divergences = edited_values(target, method, texts, ["en"], SETTINGS)
+    kl = divergences["en"]
     target.model.double()
     clean = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     with method.edited():
         edited = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     wanted = -clean.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
     assert ce == pytest.approx(wanted.tolist(), abs=1e-5)
+    wanted = -edited.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
+    assert after["en"] == pytest.approx(wanted.tolist(), abs=1e-5)
     wanted = (clean.exp() * (clean - edited)).sum(-1).mean(1)
     assert kl == pytest.approx(wanted.tolist(), abs=1e-5)
     assert min(kl) > 1e-4
