@@ -11,7 +11,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pd_finetune.cli import checked_config, config_folder, config_options
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig, RecipeConfig
