@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pd_finetune import export
-from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.decomposition.config import CIFunctionConfig
+from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.edits.lora import Lora
-from pd_finetune.edits.mask import Mask
-from pd_finetune.records.record import Hashes, RunRecord, Values
 from pd_finetune.export import ExportConfig
+from pd_finetune.records.record import Hashes, RunRecord, Values
 from pd_finetune.targets.load import load_target
-from tests.methods import tiny
+from tests import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")
 

@@ -16,7 +16,6 @@ import torch
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
-from pd_finetune.edits.mask import Mask
 from pd_finetune.plots import doses as picture_of_doses
 from pd_finetune.results.costs import sizes_of
 from pd_finetune.selection.rank import select_top

@@ -17,7 +17,7 @@ from pd_finetune.files import cache_folder
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.load import Target
-from tests.methods import tiny
+from tests import tiny
 
 SETTINGS = EvaluationConfig(
     rows=5, window=16, batch=2, rollout_tokens=6, rollouts={"de": "Der Hund", "en": "The dog"}

@@ -17,7 +17,7 @@ from pd_finetune.selection.by_text import MENTION, PART, WHOLE, scope, select_by
 from pd_finetune.targets.keys import SubcomponentKey
 from tests.goodfire.fixture import ABSENT, fixture_folder
 from tests.goodfire.writer import write_interp_db
-from tests.methods import tiny
+from tests import tiny
 
 LABELS = {
     "h.1.attn.v_proj:3": "German text and names",

@@ -14,7 +14,7 @@ from transformers.activations import NewGELUActivation
 
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import fuse_activations, load_target, weights_hash
-from tests.methods import tiny
+from tests import tiny
 
 
 @pytest.fixture

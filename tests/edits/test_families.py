@@ -15,8 +15,6 @@ from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites, weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.changes import bake
-from pd_finetune.edits.lora import Lora
-from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 from tests import families

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.changes import bake, baked
-from pd_finetune.edits.lora import Lora
-from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, weights_hash
-from tests.methods import tiny
+from tests import tiny
 
 
 def logits(model: nn.Module) -> Tensor:
