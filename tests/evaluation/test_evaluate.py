@@ -21,8 +21,8 @@ from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.predictions import sequence_cross_entropies
+from tests import tiny
 from tests.composed import group
-from tests.methods import tiny
 
 SETTINGS = group(
     "evaluation",

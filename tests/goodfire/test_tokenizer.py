@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import yaml
 
-
 from pd_finetune.errors import UserError
 from pd_finetune.loading.target import load_target
 from pd_finetune.text import pile_tokenizer

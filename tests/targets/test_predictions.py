@@ -8,7 +8,7 @@ from pd_finetune.edits.edit import Material
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
-from tests.methods import tiny
+from tests import tiny
 
 SIZES = {"vocab_size": 50, "max_position_embeddings": 32}
 LLAMA = LlamaConfig(
