@@ -4,8 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from statistics import fmean
 from pathlib import Path
+from statistics import fmean
 
 import hydra
 import numpy as np

@@ -71,7 +71,7 @@ class Doses:
         predictions = Predictions(self._target, layer_of_site(key.site), self._batch)
         ces = []
         for ids in self._texts:
-            rows = predictions.prepared(ids[:, :-1], keep=True)
+            rows = predictions.prepared(ids[:, :-1])
             with scaled(self._target, self._basis, key, scale):
                 ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
         return Dose(scale, *ces)

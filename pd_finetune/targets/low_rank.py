@@ -25,24 +25,15 @@ def adding(products: Products) -> Iterator[None]:
 
 
 def _hook_for(product: Callable[[], Product]) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(
+        module: nn.Module, args: tuple[Tensor, ...], output: Float[Tensor, "*rows d_out"]
+    ) -> Float[Tensor, "*rows d_out"]:
         left, right = product()
-        return with_product(output, args[0].to(left.dtype) @ left, right)
+        read = args[0].to(left.dtype) @ left
+        if output.dtype != right.dtype:
+            return output + (read @ right).to(output.dtype)
+        # one pass over the output: as three operations it takes three times as long, as the
+        # product is as large as the output and hardly more work than a copy of it
+        return torch.addmm(output.flatten(0, -2), read.flatten(0, -2), right).view(output.shape)
 
     return hook
-
-
-def with_product(
-    output: Float[Tensor, "*rows d_out"],
-    left: Float[Tensor, "*rows rank"],
-    right: Float[Tensor, "rank d_out"],
-) -> Float[Tensor, "*rows d_out"]:
-    """output + left @ right, in the output's type.
-
-    One pass over the output where types agree: written as three operations it takes three times as
-    long, as the product is as large as the output and hardly more work than a copy of it.
-    """
-    if output.dtype != left.dtype:
-        return output + (left @ right).to(output.dtype)
-    flat = torch.addmm(output.flatten(0, -2), left.flatten(0, -2), right)
-    return flat.view(output.shape)
