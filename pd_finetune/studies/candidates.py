@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.held_out import HeldOut, held_out
+from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.loading.target import load_target
 from pd_finetune.plots.style import language_name
 from pd_finetune.results.table import AT_CHANCE_NATS
@@ -42,12 +42,10 @@ class Comparison:
         device = device_of(config.device)
         self.target = load_target(config.model.folder, device, config.model.dtype)
         self._language, self._count = config.languages.target, config.count
-        self._texts = held_out(
-            self.target,
-            instantiate(config.languages.source),
-            [self._language, config.languages.preserve[0]],
-            replace(config.evaluation, out_of_domain=False),
-        )
+        names = [self._language, config.languages.preserve[0]]
+        settings = replace(config.evaluation, out_of_domain=False)
+        texts = held_out(self.target, instantiate(config.languages.source), names, settings)
+        self._texts = texts[names[0]].ids, texts[names[1]].ids
         self._chance = self.target.chance_nats - AT_CHANCE_NATS
         self._batch = config.evaluation.batch
 
@@ -90,10 +88,8 @@ class Comparison:
     def _strongest(
         self, group: str, basis: Decomposition, doses: Doses, keys: list[SubcomponentKey]
     ) -> pd.DataFrame:
-        few = {
-            name: HeldOut(text.ids[:EFFECT_ROWS], (*text.facts, EFFECT_ROWS))
-            for name, text in self._texts.items()
-        }
+        target, protected = self._texts
+        few = target[:EFFECT_ROWS], protected[:EFFECT_ROWS]
         quick = Doses(self.target, basis, few, self._batch)
         bar = tqdm(keys, desc=f"{group}: effects", unit="subcomponent", dynamic_ncols=True)
         effects = {key: effect(quick, key) for key in bar}

@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from pd_finetune.errors import UserError
 from pd_finetune.main import stage_main
-from pd_finetune.schema import AtLeast, Checked, Count, Split, Threads
+from pd_finetune.schema import Checked, Count, Split, Threads, require
 from pd_finetune.targets.config import ModelConfig
 from pd_finetune.text.config import LanguagesConfig
 
@@ -41,12 +41,16 @@ class StabilityConfig(Checked):
 
     model: ModelConfig = MISSING
     languages: LanguagesConfig = MISSING  # those of its target are marked
-    decompositions: Annotated[list[str], AtLeast(2)] = MISSING  # the first, then others
+    decompositions: list[str] = MISSING  # the first, then others
     split: Split = MISSING  # of the text; never train
     rows_per_language: Count = MISSING  # windows
     device: str = MISSING
     threads: Threads = MISSING
     out: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.decompositions) > 1, "decompositions: give two or more to be matched")
 
 
 def mean_cis(harvest: Harvest) -> dict[str, Tensor]:

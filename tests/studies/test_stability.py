@@ -65,7 +65,7 @@ def test_a_decomposition_is_stable_against_itself(
     assert compared(tmp_path / "other", "o") == 2
     assert "no harvest in" in capsys.readouterr().err
     assert call("stability", monkeypatch, "decompositions=[embedded]") == 2
-    assert "give 2 or more" in capsys.readouterr().err
+    assert "decompositions: give two or more" in capsys.readouterr().err
 
 
 def test_those_for_one_language_alone_are_taken_from_the_harvest() -> None:
