@@ -10,16 +10,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 from omegaconf import MISSING
 
+from pd_finetune.files import make_folder, write_text
 from pd_finetune.main import stage_main
 from pd_finetune.schema import NotEmpty, OneOf, Seed
 from pd_finetune.studies.trainings import TrainingsConfig, refuse_incomplete, train_all
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.tables import markdown, write_csv
 
 VARIANTS = {
     "tms_5_2": ["experiment=toy_tms_5_2"],
@@ -71,10 +71,6 @@ def rows_of(variant: str, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def page(frame: pd.DataFrame) -> str:
     """A row per toy and site: means over seeds, the range behind what differs between them."""
-    import pandas as pd
-
-    from pd_finetune.tables import markdown
-
     numbers = ["seeds", *MEASURES.values()]
     lines = [
         [toy, site, str(len(group)), *(_cell(group[name].dropna(), name) for name in MEASURES)]
@@ -111,14 +107,11 @@ def run(config: ToysConfig) -> Path:
         UserError: a word is wrong.
         TrainingError: a toy or its decomposition failed.
     """
-    import pandas as pd
-
-    from pd_finetune.files import make_folder, write_text
-    from pd_finetune.tables import write_csv
-
     out = make_folder(Path(config.out).expanduser())
     places = {  # one seed of everything first
-        f"{variant}_s{seed}": (variant, seed) for seed in config.seeds for variant in config.variants
+        f"{variant}_s{seed}": (variant, seed)
+        for seed in config.seeds
+        for variant in config.variants
     }
     words = {name: [*VARIANTS[toy], f"seed={seed}"] for name, (toy, seed) in places.items()}
     records, failed = train_all(config, words)
