@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ from pd_finetune.plots import style
 from pd_finetune.plots.evidence import equal_quality as picture
 from pd_finetune.schema import Above, Checked, Count, NotEmpty, OneOf, Positive
 from pd_finetune.studies.cells import cells
-from pd_finetune.studies.trainings import TrainingsConfig, refuse_incomplete, train_all
+from pd_finetune.studies.trainings import TrainingsConfig, train_all
 from pd_finetune.tables import markdown
 
 TO_FREQUENCY = 3  # the frequency coefficient is the minimality coefficient by this
@@ -78,10 +78,10 @@ class Training:
     """
 
     recipe: str
+    share: float
     lr: float
     coefficient: float
     steps: int
-    share: float = 1.0
 
     @property
     def name(self) -> str:
@@ -108,11 +108,11 @@ def trainings(config: EqualQualityConfig, seconds: dict[str, float]) -> list[Tra
     Args:
         seconds: of one step, by recipe.
     """
-    found = [Training("paper", r.lr, r.minimality, config.steps) for r in config.rivals]
+    found = [Training("paper", 1.0, r.lr, r.minimality, config.steps) for r in config.rivals]
     for share in config.shares:
         steps = round(config.steps * seconds["paper"] / seconds["merged"] / share)
         found += [
-            Training("merged", lr, coefficient, steps, share)
+            Training("merged", share, lr, coefficient, steps)
             for lr in config.lrs
             for coefficient in config.coefficients
         ]
@@ -145,11 +145,7 @@ def row(made: Training, record: dict[str, Any], seconds: dict[str, float]) -> di
     """Numbers of one decomposition; KL in nats per token of held-out text."""
     evidence = record["evidence"]
     return {
-        "recipe": made.recipe,
-        "share": made.share,
-        "lr": made.lr,
-        "coefficient": made.coefficient,
-        "steps": made.steps,
+        **asdict(made),
         "minutes": made.steps * seconds[made.recipe] / 60,
         "ci_l0": evidence["ci_l0"],
         "alive": evidence["alive"],
@@ -231,11 +227,8 @@ def run(config: EqualQualityConfig) -> Path:
     """
     seconds, how = timings(Path(config.speed).expanduser(), config.rival)
     wanted = {training.name: training for training in trainings(config, seconds)}
-    out = Path(config.out).expanduser()
-    if not config.only:
-        make_folder(out)
-    records, failed = train_all(config, {name: made.words for name, made in wanted.items()})
-    refuse_incomplete(failed)
+    out = make_folder(Path(config.out).expanduser())
+    records = train_all(config, {name: made.words for name, made in wanted.items()})
     if not config.only:
         rows = [row(wanted[name], record, seconds) for name, record in records.items()]
         frame = pd.DataFrame(rows)

@@ -24,7 +24,7 @@ from pd_finetune.plots.evidence import convergence, front
 from pd_finetune.schema import NotEmpty, Positive
 from pd_finetune.studies.cells import Columns, cells
 from pd_finetune.studies.training_curves import CHANGES, change
-from pd_finetune.studies.trainings import TrainingsConfig, composed, refuse_incomplete, train_all
+from pd_finetune.studies.trainings import TrainingsConfig, composed, train_all
 from pd_finetune.tables import markdown
 
 TO_FREQUENCY = 3  # the frequency coefficient is the minimality coefficient by this
@@ -123,14 +123,12 @@ def run(config: FrontConfig) -> Path:
     """
     out = make_folder(Path(config.out).expanduser())
     wanted = {f"m{coefficient:g}": words_of(coefficient) for coefficient in config.coefficients}
-    records, failed = train_all(config, wanted)
     rows, curves = [], []
-    for name, record in records.items():
+    for name, record in train_all(config, wanted).items():
         evidence = measured(Path(config.work).expanduser() / name, config.quality)
         coefficient = record["config"]["recipe"]["minimality_coefficient"]
         curves.append(pd.DataFrame(record["history"]).assign(coefficient=coefficient))
         rows.append(row(record, evidence, curves[-1]))
-    refuse_incomplete(failed)
     if not config.only:
         points = pd.DataFrame(rows).sort_values("coefficient", ignore_index=True)
         chosen = choose(points)

@@ -18,7 +18,7 @@ from omegaconf import MISSING
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.main import stage_main
 from pd_finetune.schema import NotEmpty, OneOf, Seed
-from pd_finetune.studies.trainings import TrainingsConfig, refuse_incomplete, train_all
+from pd_finetune.studies.trainings import TrainingsConfig, train_all
 from pd_finetune.tables import markdown, write_csv
 
 VARIANTS = {
@@ -101,7 +101,7 @@ def _cell(values: pd.Series[Any], name: str) -> str:
 
 
 def run(config: ToysConfig) -> Path:
-    """Make what is missing, then write summary, table and pictures of what there is.
+    """Make what is missing; what is asked for whole is written, too.
 
     Raises:
         UserError: a word is wrong.
@@ -114,23 +114,22 @@ def run(config: ToysConfig) -> Path:
         for variant in config.variants
     }
     words = {name: [*VARIANTS[toy], f"seed={seed}"] for name, (toy, seed) in places.items()}
-    records, failed = train_all(config, words)
-    if records and not config.only:
-        rows = [row for name, record in records.items() for row in rows_of(places[name][0], record)]
-        order = {name: place for place, name in enumerate(VARIANTS)}
-        frame = pd.DataFrame(rows).sort_values(
-            ["toy", "site", "seed"], key=lambda c: c.map(order) if c.name == "toy" else c
-        )
-        for name in set(MEASURES) - set(frame):
-            frame[name] = None
-        write_csv(frame, out / "summary.csv")
-        write_text(out / "table.md", page(frame))
-        for name, (variant, seed) in places.items():
-            if name in records and seed == config.seeds[0]:
-                made = Path(config.work).expanduser() / name / "directions"
-                for kind in (".png", ".svg"):
-                    shutil.copyfile(made.with_suffix(kind), out / f"{variant}{kind}")
-    refuse_incomplete(failed)
+    records = train_all(config, words)
+    if config.only:
+        return out
+    rows = [row for name, record in records.items() for row in rows_of(places[name][0], record)]
+    order = {name: place for place, name in enumerate(VARIANTS)}
+    frame = pd.DataFrame(rows).sort_values(
+        ["toy", "site", "seed"], key=lambda c: c.map(order) if c.name == "toy" else c
+    )
+    for name in set(MEASURES) - set(frame):
+        frame[name] = None
+    write_csv(frame, out / "summary.csv")
+    write_text(out / "table.md", page(frame))
+    for variant in config.variants:
+        pictures = Path(config.work).expanduser() / f"{variant}_s{config.seeds[0]}"
+        for kind in ("png", "svg"):
+            shutil.copyfile(pictures / f"directions.{kind}", out / f"{variant}.{kind}")
     return out
 
 

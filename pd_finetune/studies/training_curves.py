@@ -27,7 +27,6 @@ from pd_finetune.schema import Checked, NotEmpty
 from pd_finetune.studies.cells import Columns, cells
 from pd_finetune.tables import markdown
 
-COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
 CHANGES = ("ci_l0", "adversarial_kl_nats")  # of a training, see `change`
 _KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
 COLUMNS: Columns = {
@@ -61,14 +60,12 @@ def read(name: str) -> dict[str, Any]:
     path = decomposition_folder(name) / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        wanted = {"history": record, "seconds": record, "evidence": record}
-        wanted |= dict.fromkeys(COUNTS, record.get("evidence", {}))
-        missing = [name for name, where in wanted.items() if where.get(name) in (None, [])]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"no decomposition at '{path.parent}': {error}") from None
-    if missing:
+    if not record.get("history") or "kl_nats" not in record.get("evidence", {}):
         raise UserError(
-            f"'{path}' has no {', '.join(missing)}: python -m pd_finetune.decompose writes them"
+            f"'{path}' has no history or no evidence of KL: python -m pd_finetune.decompose writes "
+            "both for a language model"
         )
     return record
 
