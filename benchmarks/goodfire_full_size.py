@@ -104,7 +104,6 @@ def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and decomposition."""
     from pd_finetune.loading.decomposition import load_decomposition
     from pd_finetune.loading.target import load_target
-
     from pd_finetune.runtime import device_of
 
     target = load_target(str(folder / "target"), device_of(args.device), args.dtype)

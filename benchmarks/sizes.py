@@ -75,9 +75,9 @@ def composed(words: list[str]) -> DecomposeConfig:
 def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
     """The package's trainer, half way through its schedules, on random tokens."""
     import torch
-    from pd_finetune.loading.target import load_target
 
     from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.loading.target import load_target
     from pd_finetune.targets.embedded import build
     from pd_finetune.targets.load import Target, fuse_activations
 

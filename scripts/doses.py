@@ -27,9 +27,6 @@ from textwrap import fill
 import pandas as pd
 from decomposed import composed, told_apart
 from hydra.utils import instantiate
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.folders import decomposition_folder
-from pd_finetune.loading.target import load_target
 from tqdm import tqdm
 
 from pd_finetune.config import RunConfig
@@ -39,6 +36,9 @@ from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import doses as picture
 from pd_finetune.plots import style
 from pd_finetune.plots.tables import markdown

@@ -24,9 +24,6 @@ import pandas as pd
 import torch
 from decomposed import composed, told_apart
 from hydra.utils import instantiate
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.folders import decomposition_folder
-from pd_finetune.loading.target import load_target
 from torch import Tensor
 
 from pd_finetune.config_store import register_schemas
@@ -37,6 +34,9 @@ from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import stability
 from pd_finetune.quality import held_out_windows

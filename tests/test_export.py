@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from pd_finetune.loading.target import load_target
 from torch import Tensor, nn
 
 from pd_finetune import export
 from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.results.record import Hashes, RunRecord, Values

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.target import load_target
 
 from pd_finetune import rollouts
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.finetuning.finished import load_method
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.report import rollouts as section
 from pd_finetune.results.record import RunRecord
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.target import load_target
 
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.plots import doses as picture_of_doses
 from pd_finetune.results.costs import sizes_of

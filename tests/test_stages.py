@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.target import load_target
 from safetensors.torch import load_file
 
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots.evidence import figures
 from pd_finetune.selection.store import load_harvest
 from tests.decomposition import parts

@@ -111,7 +111,9 @@ def _from_json(path: Path) -> Iterator[tuple[str, Label]]:
 def _from_table(path: Path) -> Iterator[tuple[str, Label]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        rows = list(filter(None, csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")))
+        rows = list(
+            filter(None, csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
+        )
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read labels '{path}': {error}") from None
     names = [name.strip().lower() for name in rows[0]] if rows else []

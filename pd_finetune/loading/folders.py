@@ -17,8 +17,8 @@ EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 def model_folder(folder: str) -> Path:
     """The transformers folder meant by `model.folder` ("embedded": the one that ships).
 
-    A checkpoint or W&B run of Goodfire's is converted first, a name on the Hugging Face Hub fetched.
-    A path that is none of these comes back as it is, for who reads it to refuse.
+    A checkpoint or W&B run of Goodfire's is converted first, a name on the Hugging Face Hub is
+    fetched. A path that is none of these comes back as it is, for who reads it to refuse.
 
     Raises:
         UserError: it is one of these, and cannot be had.

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pd_finetune.loading.decomposition import load_decomposition
 from torch.utils.flop_counter import FlopCounterMode
 
 from pd_finetune.decomposition.components import recorded_inputs
@@ -16,6 +15,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import RECORD, WEIGHTS
 from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from tests.decomposition import parts

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from pd_finetune.loading.folders import EMBEDDED_TARGET
 
 from pd_finetune import files
 from pd_finetune.checking import checked_config
@@ -18,6 +17,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256, source_sha256
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.finetuning.identity import finished_run, run_directory, stored_hashes
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.results.record import Hashes
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from pd_finetune.loading.target import load_target
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites, weight_at
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target
 from pd_finetune.methods.bake import bake
 from pd_finetune.methods.lora import LoraMethod
 from pd_finetune.methods.mask import MaskMethod
