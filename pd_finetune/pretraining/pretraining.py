@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pd_finetune.distributed import Workers
-from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
+from pd_finetune.errors import TrainingError, UserError, first_line
 from pd_finetune.files import replacing
 from pd_finetune.pretraining.baselines import trigram_nats, unigram_nats
 from pd_finetune.pretraining.vocabulary_loss import chunked_cross_entropy
@@ -125,8 +124,7 @@ class Pretraining:
         self.model.eval()
         values = {}
         for language, ids in self.validation.items():
-            nats = sequence_cross_entropies(self.target, ids.to(self.model.device), 32)
-            values[f"validation_ce_nats_{language}"] = mean(nats)
+            values[f"validation_ce_nats_{language}"] = cross_entropy_nats(self.model, ids)
         self.model.train()
         return values
 
@@ -154,7 +152,7 @@ class Pretraining:
             state = torch.load(path, map_location=self.model.device, weights_only=True)
             same = state["identity"] == self._identity()
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
         if not same:
             raise UserError(
@@ -183,18 +181,25 @@ class Pretraining:
         )
 
 
+@torch.no_grad()
+def cross_entropy_nats(model: PreTrainedModel, ids: Int[Tensor, "rows pos"]) -> float:
+    """Mean next-token cross-entropy of windows; the first token of each is not predicted."""
+    unembedding = model.get_output_embeddings().weight
+    total = 0.0
+    for rows in ids.split(32):
+        rows = rows.to(model.device)
+        hidden = model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
+        labels = rows[:, 1:].reshape(-1)
+        total += len(rows) * chunked_cross_entropy(hidden.flatten(0, 1), unembedding, labels).item()
+    return total / len(ids)
+
+
 def validation_windows(
     target: Target, source: DocumentSource, languages: list[str], rows: int = 64
 ) -> dict[str, Int[Tensor, "rows pos"]]:
     """Windows of validation text by language, to watch a training by."""
-    return {
-        name: torch.from_numpy(
-            windows(
-                token_stream(target.tokenizer, source, name, "validation"), rows, target.context
-            )
-        )
-        for name in languages
-    }
+    streams = {n: token_stream(target.tokenizer, source, n, "validation") for n in languages}
+    return {n: torch.from_numpy(windows(s, rows, target.context)) for n, s in streams.items()}
 
 
 def held_out_record(
@@ -212,7 +217,7 @@ def held_out_record(
         for split in ("validation", "test"):
             stream = token_stream(tokenizer, source, language, split)
             ids = torch.from_numpy(windows(stream, rows, target.context))
-            values[f"{split}_ce_nats"] = mean(sequence_cross_entropies(target, ids, 32))
+            values[f"{split}_ce_nats"] = cross_entropy_nats(target.model, ids)
         held_out = token_stream(tokenizer, source, language, "test")
         values["test_unigram_nats"] = unigram_nats(train, held_out, target.vocab_size)
         values["test_trigram_nats"] = trigram_nats(train, held_out, target.vocab_size)

@@ -218,7 +218,7 @@ def test_pile_reads_no_more_rows_than_asked(pile: Path) -> None:
 
 
 def test_pieces_are_cut_at_end_of_text() -> None:
-    assert list(pieces([0, 1, 2, 0, 0, 3])) == [[1, 2], [3]]
+    assert pieces([0, 1, 2, 0, 0, 3]) == [[1, 2], [3]]
 
 
 @pytest.mark.parametrize(
