@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pd_finetune.cli import stage_main
-from pd_finetune.stage_configs import HarvestConfig
+from pd_finetune.main import stage_main
+from pd_finetune.selection.config import HarvestConfig
 
 
 def run(config: HarvestConfig) -> Path:
@@ -42,4 +42,4 @@ def run(config: HarvestConfig) -> Path:
 
 
 if __name__ == "__main__":
-    stage_main("harvest", run)
+    stage_main("harvest", HarvestConfig, run)

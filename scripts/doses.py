@@ -29,13 +29,12 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.loading.folders import decomposition_folder
 from pd_finetune.loading.target import load_target

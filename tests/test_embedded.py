@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pd_finetune.checking import checked_config
 from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text

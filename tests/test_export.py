@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pd_finetune import export
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.store import save_decomposition
-from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
+from pd_finetune.export import ExportConfig
 from pd_finetune.loading.target import load_target
-from pd_finetune.methods.lora import LoraMethod
-from pd_finetune.methods.mask import MaskMethod
-from pd_finetune.results.record import Hashes, RunRecord, Values
-from pd_finetune.stage_configs import ExportConfig
+from pd_finetune.records.record import Hashes, RunRecord, Values
 from tests.methods import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")

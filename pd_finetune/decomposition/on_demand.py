@@ -8,13 +8,17 @@ from dataclasses import asdict, fields
 
 from hydra.utils import instantiate
 
-from pd_finetune.config import DecompositionConfig, RunConfig
+from pd_finetune.decomposition.config import (
+    DecomposeConfig,
+    DecompositionConfig,
+    TrainedDecompositionConfig,
+)
 from pd_finetune.decomposition.folder import RECORD, TRAINED, trained_folder
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
-from pd_finetune.decomposition_configs import DecomposeConfig, TrainedDecompositionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.files import alone
-from pd_finetune.stage_configs import HarvestConfig
+from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.selection.config import HarvestConfig
 from pd_finetune.targets.load import Target
 
 _VERSION = 1

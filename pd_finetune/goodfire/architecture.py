@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.schema import Fields, Shape
-from pd_finetune.stage_configs import ArchitectureConfig
+from pd_finetune.pretraining.config import ArchitectureConfig
 from pd_finetune.targets.embedded import arcee_config
 
 if TYPE_CHECKING:

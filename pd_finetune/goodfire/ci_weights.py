@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.sites import Site
-from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.schema import Fields, Shape, sizes
 

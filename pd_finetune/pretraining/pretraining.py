@@ -18,9 +18,9 @@ from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError, first_line
 from pd_finetune.files import replacing
 from pd_finetune.pretraining.baselines import trigram_nats, unigram_nats
+from pd_finetune.pretraining.config import OptimisationConfig
 from pd_finetune.pretraining.vocabulary_loss import chunked_cross_entropy
 from pd_finetune.runtime import autocast
-from pd_finetune.stage_configs import OptimisationConfig
 from pd_finetune.targets.load import Target
 from pd_finetune.text.mixture import MixedWindows
 from pd_finetune.text.tokens import DocumentSource, token_stream, windows

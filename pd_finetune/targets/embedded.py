@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pd_finetune.stage_configs import ArchitectureConfig
+from pd_finetune.pretraining.config import ArchitectureConfig
 
 if TYPE_CHECKING:
     from transformers import ArceeConfig, ArceeForCausalLM

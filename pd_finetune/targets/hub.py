@@ -59,7 +59,8 @@ def hub_snapshot(name: str) -> Path:
     except Exception as error:  # HTTP, offline and cache errors share no base class
         raise UserError(
             f"no target model at '{name}': there is no such folder, and the Hugging Face Hub "
-            f"gives no model of that name ({first_line(error, 160)}); set model.folder to a local copy of it"
+            f"gives no model of that name ({first_line(error, 160)}); set model.folder to a local "
+            "copy of it"
         ) from None
     if not _is_whole(folder):
         raise UserError(

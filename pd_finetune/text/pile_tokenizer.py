@@ -32,6 +32,6 @@ def load_pile_tokenizer(place: str) -> Tokenizer:
         return Tokenizer.from_file(str(file) if file.is_file() else _from_hub(place))
     except Exception as error:  # tokenizers raises plain Exception
         raise UserError(
-            f"cannot load tokenizer '{place}' ({first_line(error)}): set languages.source.tokenizer "
-            "to a folder with tokenizer.json"
+            f"cannot load tokenizer '{place}' ({first_line(error)}): set "
+            "languages.source.tokenizer to a folder with tokenizer.json"
         ) from None

@@ -1,6 +1,5 @@
 """Token streams: documents of one language and split, tokenised once and cached."""
 
-import hashlib
 from typing import Protocol
 
 import numpy as np
@@ -8,8 +7,8 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from pd_finetune import cache
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, make_folder, replacing
 
 
 class DocumentSource(Protocol):
@@ -48,9 +47,8 @@ def token_stream(
     The cache file is keyed by tokenizer, text, language and split: a change of any makes another.
     """
     identity = f"{tokenizer.to_str()}|{source.fingerprint(language)}|{language}|{split}"
-    name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    path = cache_folder() / "tokens" / f"{language}-{split}-{name}.npy"
-    if path.is_file():
+    path = cache.entry("tokens", identity, ".npy")
+    if cache.is_whole(path):
         return np.load(path, mmap_mode="r")
     documents = source.documents(language, split)
     eot = end_of_text_id(tokenizer)
@@ -63,9 +61,7 @@ def token_stream(
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             pieces.append(np.array([eot, *encoding.ids], dtype=dtype))
     stream = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
-    make_folder(path.parent)
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, stream)
+    cache.keep(path, lambda handle: np.save(handle, stream))
     return np.load(path, mmap_mode="r") if len(stream) else stream
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pd_finetune import files
-from pd_finetune.checking import checked_config
+from pd_finetune import cache
+from pd_finetune.cache import source_sha256
 from pd_finetune.cli import config_folder
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, source_sha256
+from pd_finetune.files import file_sha256
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.finetuning.identity import finished_run, run_directory, stored_hashes
 from pd_finetune.loading.folders import EMBEDDED_TARGET
-from pd_finetune.results.record import Hashes
+from pd_finetune.records.record import Hashes
 
 
 def compose(*overrides: str) -> RunConfig:
@@ -91,13 +91,14 @@ def test_hashes_are_remembered_of_files_that_have_settled(
     path.write_bytes(b"one")
     assert source_sha256(path) == file_sha256(path)
     assert not (tmp_path / "cache").exists()  # it may change once more within the same tick
-    monkeypatch.setattr(files, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -1.0)
     assert source_sha256(path) == file_sha256(path)
-    (kept,) = (tmp_path / "cache" / "hashes").iterdir()
-    monkeypatch.setattr(files, "file_sha256", lambda path: pytest.fail("hashed again"))
-    files._hashes.clear()
-    assert source_sha256(path) == kept.read_text().strip()
+    kept = file_sha256(path)
+    assert len(list((tmp_path / "cache" / "hashes").iterdir())) == 1
+    monkeypatch.setattr(cache, "file_sha256", lambda path: pytest.fail("hashed again"))
+    cache._hashes.clear()
+    assert source_sha256(path) == kept
     monkeypatch.undo()
     change(path)
     monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path / "cache"))
-    assert source_sha256(path) == file_sha256(path) != kept.read_text().strip()
+    assert source_sha256(path) == file_sha256(path) != kept

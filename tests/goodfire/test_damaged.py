@@ -155,7 +155,7 @@ def test_swapped_folders(made, tmp_path):
     made.write_target(tmp_path / "t")
     made.write_decomposition(tmp_path / "s")
     refused(load_target, tmp_path / "s", "model_config.yaml is missing beside model_400000.pth")
-    refused(decomposition_folder, tmp_path / "t", "final_config.yaml", "is this a decomposition's run?")
+    refused(decomposition_folder, tmp_path / "t", "final_config.yaml", "a decomposition's run?")
 
 
 # ------------------------------------------------------------------ fields

@@ -7,10 +7,8 @@ stage would be refused for the first of its groups that is missing, which helps 
 import re
 from pathlib import Path
 
-from pd_finetune.cli_messages import possible
+from pd_finetune.cli.messages import possible
 from pd_finetune.errors import UserError
-
-_MODULES = {"config": "run"}  # where the module is not named as the stage's config
 
 
 def experiment_stages(configs: Path) -> dict[str, str]:
@@ -43,5 +41,5 @@ def check_experiment(configs: Path, stage: str, overrides: list[str]) -> None:
                 continue
             if other is None:
                 raise UserError(f"experiment={name}: {possible(name, own)}")
-            module = f"python -m pd_finetune.{_MODULES.get(other, other)}"
+            module = f"python -m pd_finetune.{other}"
             raise UserError(f"experiment={name} is of {module}; possible here are {', '.join(own)}")

@@ -61,7 +61,8 @@ class RunRecord:
             edited model is confidently wrong there.
         english_kl_nats: KL(base || edited) on the protected language, English by default (the
             mean over them where there are several; each by itself stands in `kl_nats`).
-        masks: scale per subcomponent (method mask, else empty); `lora` describes an adapter.
+        arm: what the run is pooled as in figures and tables.
+        masks: scales by key, where the edit has some; `edit` is what else it says of itself.
         selection: keys of the selected subcomponents; `selection_reason` says how they were found.
         steps: optimiser steps taken.
     """
@@ -69,6 +70,7 @@ class RunRecord:
     status: str
     config: dict[str, Any]
     config_hash: str
+    arm: str
     method: str
     budget: int
     seed: int
@@ -85,10 +87,9 @@ class RunRecord:
     selection: list[str] = field(default_factory=list)
     selection_reason: str = ""
     masks: dict[str, float] = field(default_factory=dict)
-    lora: dict[str, Any] | None = None
+    edit: dict[str, Any] = field(default_factory=dict)
     trainable_parameters: int = 0
     steps: int = 0
-    stopped_early: bool = False
     target_tokens: TargetTokens = field(default_factory=TargetTokens)
     seconds: Seconds = field(default_factory=Seconds)
     peak_memory_bytes: int = 0

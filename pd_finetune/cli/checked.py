@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pd_finetune.cli_messages import one_line, possible
+from pd_finetune.cli.messages import one_line, possible
 from pd_finetune.errors import UserError
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 # what changes how or where a run is done, but not what it finds
 _WITHOUT_EFFECT = (
@@ -25,7 +25,6 @@ _WITHOUT_EFFECT = (
     "paths",
     "device",
     "threads",
-    "compile",
     "progress",
     "shard",
     "hydra",
@@ -41,8 +40,11 @@ class RunBusy(UserError):
 
 
 def relevant_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without logger, paths, device, threads, compile, progress and shard."""
-    return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
+    """The resolved config without logger, paths, device, threads, progress and shard."""
+    kept = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
+    if isinstance(arm := kept.get("arm"), dict):
+        kept["arm"] = arm.get("name")  # label, order and colour are for figures
+    return kept
 
 
 def config_hash(config: dict[str, Any], hashes: dict[str, Any] | None = None) -> str:
@@ -68,7 +70,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 class RunDirectory:
-    """`<root>/<method>_b<budget>_s<seed>-<hash>/`; a context manager while the run works in it.
+    """`<root>/<arm>_b<budget>_s<seed>-<hash>/`; a context manager while the run works in it.
 
     Entering makes the directory, or cleans what a half-finished or failed run left, and writes
     `config.yaml`; other processes are kept out until it is left. An exception that passes through
@@ -83,14 +85,14 @@ class RunDirectory:
     def __init__(
         self,
         root: Path,
-        method: str,
+        arm: str,
         budget: int,
         seed: int,
         config: dict[str, Any],
         hashes: dict[str, Any] | None = None,
     ) -> None:
         self.config_hash = config_hash(config, hashes)
-        self.path = root / f"{method}_b{budget}_s{seed}-{self.config_hash}"
+        self.path = root / f"{arm}_b{budget}_s{seed}-{self.config_hash}"
         self._config = config
         self._relevant = relevant_config(config)
         self._lock: Any = None

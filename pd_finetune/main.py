@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -19,37 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pd_finetune.checking import checked_config
-from pd_finetune.cli_messages import one_line
-from pd_finetune.config_store import SCHEMAS, expect_launcher_schemas, register_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.cli.compose import composed, config_options
+from pd_finetune.cli.experiments import check_experiment
+from pd_finetune.cli.messages import one_line
+from pd_finetune.cli.store import config_folder, expect_launcher_schemas, register
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.experiments import check_experiment, experiment_stages
 from pd_finetune.sweep.tally import Tally
 from pd_finetune.sweep.work import Stage, SweepSupport
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 # words of the command line that need no group in front: only one of a stage's groups can mean them
 _SHORT = {"keys": "selection.keys", "name": "model.folder"}
-
-
-def config_folder() -> Path:
-    """`pd_finetune/configs` in an installed wheel, the top-level `configs` in a source checkout."""
-    package = Path(__file__).resolve().parent
-    carried = package / "configs"
-    return carried if carried.is_dir() else package.parent / "configs"
-
-
-def config_options(*groups: str) -> str:
-    """The options of config groups, a line each, for `--help`; `experiment/<stage>`: its own."""
-    width = max(len(group.partition("/")[0]) for group in groups) + 2
-    lines = []
-    for group, _, stage in (group.partition("/") for group in groups):
-        names = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
-        if stage:
-            stages = experiment_stages(config_folder())
-            names = [name for name in names if stages[name] == stage]
-        lines.append(f"  {group:<{width}}{', '.join(names)}")
-    return "\n".join(lines)
 
 
 def _complain(message: str) -> None:
@@ -100,54 +80,33 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _spelled_out(config_name: str, argument: str) -> str:
+def _spelled_out(schema: Any, argument: str) -> str:
     """`keys=[...]` as `selection.keys=[...]`, where the stage has a selection; others unchanged."""
     word, equals, value = argument.partition("=")
     meant = _SHORT.get(word, "")
-    schema = SCHEMAS["run" if config_name == "config" else config_name]
     known = [f.name for f in fields(schema)]
     return f"{meant}={value}" if equals and meant.partition(".")[0] in known else argument
 
 
-def _composed(config_name: str, overrides: list[str]) -> DictConfig:
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose(config_name, overrides, return_hydra_config=True)
-
-
-def stage_config(config_name: str, words: list[str]) -> Any:
-    """The checked config that a stage's command line of these words gives, outside of its main.
-
-    Raises:
-        HydraException, OmegaConfBaseException: a word names nothing.
-        UserError: a value is refused.
-    """
-    register_schemas()
-    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose(config_name, words))
-
-
 def _print_help(config_name: str, overrides: list[str]) -> None:
     """What Hydra's --help prints from `hydra.help.template`, without its seconds of listing."""
-    composed = _composed(config_name, overrides)
-    template = Template(composed.hydra.help.template)
-    with open_dict(composed):
-        del composed["hydra"]
-    print(template.safe_substitute(CONFIG=OmegaConf.to_yaml(composed)))
-
-
-def _check_shown(config_name: str, overrides: list[str]) -> None:
-    """After `--cfg job`: say what a run of this config would refuse."""
-    composed = _composed(config_name, overrides)
-    with open_dict(composed):
-        del composed["hydra"]
-    checked_config(composed)
+    config = composed(config_name, overrides, with_hydra=True)
+    template = Template(config.hydra.help.template)
+    with open_dict(config):
+        del config["hydra"]
+    print(template.safe_substitute(CONFIG=OmegaConf.to_yaml(config)))
 
 
 def stage_main(
-    config_name: str, run: Callable[[Any], object], sweep: SweepSupport | None = None
+    config_name: str,
+    schema: Any,
+    run: Callable[[Any], object],
+    sweep: SweepSupport | None = None,
 ) -> None:
     """Compose `configs/<config_name>.yaml` with the command line and call `run` with the result.
+
+    Args:
+        schema: the dataclass that the result is an object of; the YAML's `/schema/<config_name>`.
 
     Exit codes: 0 done, 1 failed (with a traceback; in a multirun: any job failed), 2 a user's
     mistake (one line), 130 interrupted.
@@ -155,11 +114,11 @@ def stage_main(
     # idle OpenMP threads sleep: where they spin, a busy neighbour slows a run by a factor of three
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     expect_launcher_schemas()
-    register_schemas()
+    register(config_name, schema)
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     task = Task(Stage(run, sweep))
     # Hydra reads the command line again by itself
-    sys.argv[1:] = [_spelled_out(config_name, argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [_spelled_out(schema, argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
     overrides = list(arguments.overrides)
     try:
@@ -172,7 +131,7 @@ def stage_main(
                 version_base="1.3", config_path=str(config_folder()), config_name=config_name
             )(task)()
         if arguments.cfg == "job":
-            _check_shown(config_name, overrides)
+            checked_config(composed(config_name, overrides))
     except KeyboardInterrupt:
         _complain("interrupted")
         sys.exit(EXIT_INTERRUPTED)

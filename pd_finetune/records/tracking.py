@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
 from pd_finetune.files import json_text
-from pd_finetune.results.record import RunRecord
-from pd_finetune.results.wandb_login import has_login
+from pd_finetune.finetuning.config import LoggerConfig
+from pd_finetune.records.record import RunRecord
+from pd_finetune.records.wandb_login import has_login
 
 
 class Tracker(Protocol):
@@ -45,17 +45,10 @@ class NoTracker:
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:
-    """What runs are picked out by in W&B: method, selection, budget, seed and target language."""
-    method = config.get("method", {})
-    selector = str(config.get("selection", {}).get("_target_", "")).rpartition(".")[2]
-    facts = {
-        "method": method.get("name"),
-        # LoRA on all matrices selects nothing, whatever the group says
-        "selection": None if method.get("where") == "all" else selector.removeprefix("select_"),
-        "budget": config.get("budget"),
-        "seed": config.get("seed"),
-        "target": config.get("languages", {}).get("target"),
-    }
+    """What runs are picked out by in W&B: arm, method, selection, budget, seed, target language."""
+    facts = {name: (config.get(name) or {}).get("name") for name in ("arm", "method", "selection")}
+    facts |= {name: config.get(name) for name in ("budget", "seed")}
+    facts["target"] = config.get("languages", {}).get("target")
     return [f"{name}:{value}" for name, value in facts.items() if value not in (None, "")]
 
 
@@ -68,14 +61,6 @@ _QUIET: dict[str, Any] = {
     "disable_git": True,
     "disable_code": True,
 }
-
-
-def get_ready() -> None:
-    """Import all of W&B that a run uses, and start its service; nothing is sent, no run begun."""
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(**_QUIET))
-    wandb.Table(columns=["ready"], data=[["yes"]])
 
 
 class WandbTracker:
@@ -200,6 +185,4 @@ def open_tracker(
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
         return NoTracker()
-    from pd_finetune.results.tracker_process import RemoteTracker
-
-    return BackgroundTracker(lambda: RemoteTracker(settings, folder, name, config))
+    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))
