@@ -159,7 +159,7 @@ def test_multirun_without_failures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "root",
-    ["config", "pretrain", "decompose", "corpus", "harvest", "export", "figures", "rollouts"],
+    ["config", "pretrain", "decompose", "token_counts", "harvest", "export", "figures", "rollouts"],
 )
 def test_help_and_config(tmp_path: Path, root: str) -> None:
     helped = Outcome(tmp_path, root, "--help")

@@ -6,12 +6,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pd_finetune.cli import checked_config, config_folder, config_options
+from pd_finetune.cli.compose import stage_config
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig, RecipeConfig
@@ -127,10 +125,10 @@ def overrides(model: Path, text: Path) -> list[str]:
 
 def composed(stage: str, words: list[str]) -> Any:
     """The checked config of a stage, as its command line makes it."""
-    register_schemas()
-    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose(stage, words))
+    module = importlib.import_module(f"pd_finetune.{stage}")
+    schema = module.run.__annotations__["config"]
+    schema = getattr(module, schema) if isinstance(schema, str) else schema
+    return stage_config(stage.removeprefix("studies."), schema, words)
 
 
 def run_stage(stage: str, words: list[str]) -> Path:

@@ -10,8 +10,8 @@ import torch
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.pretraining.config import ArchitectureConfig, OptimisationConfig
+from pd_finetune.pretraining.initialise import build
 from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, validation_windows
-from pd_finetune.targets.embedded import build
 from pd_finetune.targets.load import Target
 from pd_finetune.text.mixture import mixed_windows
 from tests.methods import tiny
@@ -24,7 +24,15 @@ def pretraining(
 ) -> Pretraining:
     windows = mixed_windows(tiny.tokenizer(), tiny.source(), {"de": 2, "en": 1}, 4, 17, 0)
     settings = OptimisationConfig(
-        steps=steps, batch=4, lr=lr, warmup_steps=2, checkpoint_steps=1000, validation_steps=30
+        steps=steps,
+        batch=4,
+        lr=lr,
+        weight_decay=0.1,
+        warmup_steps=2,
+        decay_fraction=0.3,
+        clip=1.0,
+        checkpoint_steps=1000,
+        validation_steps=30,
     )
     target = Target(build(SHAPE, seed), tiny.tokenizer(), "tiny")
     validation = validation_windows(target, tiny.source(), ["de", "en"], rows=8)
