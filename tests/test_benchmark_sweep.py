@@ -11,7 +11,6 @@ import benchmarks.decompose
 import benchmarks.sweep
 from benchmarks.plain_run import run as plain
 from benchmarks.sweep import ARMS, difference, in_turns, spread
-from pd_finetune.cli import config_folder
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.finetuning.experiment import finetune_run
 

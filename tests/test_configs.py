@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from pd_finetune import config, decomposition_configs, stage_configs
-from pd_finetune.cli import checked_config, config_folder, config_options
 from pd_finetune.cli.experiments import check_experiment, experiment_stages
 from pd_finetune.errors import UserError
 

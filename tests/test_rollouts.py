@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pd_finetune.finetuning.finished import load_method
 
 from pd_finetune import rollouts
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.rollouts import continuations
+from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import RunRecord

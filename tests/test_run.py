@@ -10,7 +10,6 @@ import time
 import hydra
 import pytest
 
-from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.records.record import RunRecord

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from pd_finetune.pretraining.config import OptimisationConfig
 from pd_finetune.pretraining.vocabulary_loss import chunked_cross_entropy
 from pd_finetune.runtime import autocast
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.mixture import MixedWindows
 from pd_finetune.text.tokens import DocumentSource, token_stream, windows
 
@@ -124,7 +126,8 @@ class Pretraining:
         self.model.eval()
         values = {}
         for language, ids in self.validation.items():
-            values[f"validation_ce_nats_{language}"] = cross_entropy_nats(self.model, ids)
+            nats = sequence_cross_entropies(self.target, ids.to(self.model.device), 32)
+            values[f"validation_ce_nats_{language}"] = fmean(nats)
         self.model.train()
         return values
 
@@ -181,19 +184,6 @@ class Pretraining:
         )
 
 
-@torch.no_grad()
-def cross_entropy_nats(model: PreTrainedModel, ids: Int[Tensor, "rows pos"]) -> float:
-    """Mean next-token cross-entropy of windows; the first token of each is not predicted."""
-    unembedding = model.get_output_embeddings().weight
-    total = 0.0
-    for rows in ids.split(32):
-        rows = rows.to(model.device)
-        hidden = model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
-        labels = rows[:, 1:].reshape(-1)
-        total += len(rows) * chunked_cross_entropy(hidden.flatten(0, 1), unembedding, labels).item()
-    return total / len(ids)
-
-
 def validation_windows(
     target: Target, source: DocumentSource, languages: list[str], rows: int = 64
 ) -> dict[str, Int[Tensor, "rows pos"]]:
@@ -217,7 +207,7 @@ def held_out_record(
         for split in ("validation", "test"):
             stream = token_stream(tokenizer, source, language, split)
             ids = torch.from_numpy(windows(stream, rows, target.context))
-            values[f"{split}_ce_nats"] = cross_entropy_nats(target.model, ids)
+            values[f"{split}_ce_nats"] = fmean(sequence_cross_entropies(target, ids, 32))
         held_out = token_stream(tokenizer, source, language, "test")
         values["test_unigram_nats"] = unigram_nats(train, held_out, target.vocab_size)
         values["test_trigram_nats"] = trigram_nats(train, held_out, target.vocab_size)

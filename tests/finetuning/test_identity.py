@@ -9,7 +9,6 @@ import pytest
 
 from pd_finetune import cache
 from pd_finetune.cache import source_sha256
-from pd_finetune.cli import config_folder
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError

@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
+from pd_finetune.edits.edit import Material
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.upper import UpperLayers
 from tests.methods import tiny
 
 SIZES = {"vocab_size": 50, "max_position_embeddings": 32}
@@ -68,11 +70,11 @@ def test_edited_upper_layers_are_the_edited_model(kind: str) -> None:
     target = tiny.target()
     parts = tiny.decomposition(target)
     key = next(SubcomponentKey(site, 0) for site in parts.sites if site.startswith("h.1."))
-    method: MaskMethod | LoraMethod
+    method: Mask | Lora
     if kind == "mask":
-        method = MaskMethod(target, parts, [key], start=-2.0)
+        method = Mask(Material(target, parts, [key]), start=-2.0)
     else:
-        method = LoraMethod(target, parts, [key], where="selected")
+        method = Lora(Material(target, parts, [key]), where="selected")
         for parameter in method.parameters():
             parameter.data.normal_()
     assert method.lowest_layer == 1
@@ -80,7 +82,7 @@ def test_edited_upper_layers_are_the_edited_model(kind: str) -> None:
     assert upper.start == 1
     entered = upper.enter(IDS)
     clean = upper.hidden(entered)
-    with method.edited():
+    with edited(target.model, method):
         expected = target.model.base_model(input_ids=IDS).last_hidden_state
         mine = upper.hidden(entered)
     torch.testing.assert_close(mine, expected, atol=1e-6, rtol=1e-6)
