@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pd_finetune.cli.compose import stage_config
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig, RecipeConfig
@@ -18,6 +17,7 @@ from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.targets.config import ModelConfig
 from pd_finetune.targets.load import Target
 from pd_finetune.text.config import LanguagesConfig
+from tests.composed import stage as composed_stage
 from tests.methods import tiny
 
 SITES = {"h.*.attn.?_proj": 16, "h.*.mlp.c_fc": 20, "h.*.mlp.down_proj": 24}
@@ -125,10 +125,7 @@ def overrides(model: Path, text: Path) -> list[str]:
 
 def composed(stage: str, words: list[str]) -> Any:
     """The checked config of a stage, as its command line makes it."""
-    module = importlib.import_module(f"pd_finetune.{stage}")
-    schema = module.run.__annotations__["config"]
-    schema = getattr(module, schema) if isinstance(schema, str) else schema
-    return stage_config(stage.removeprefix("studies."), schema, words)
+    return composed_stage(stage, *words)
 
 
 def run_stage(stage: str, words: list[str]) -> Path:

@@ -18,7 +18,7 @@ from pd_finetune.studies import token_counts
 from pd_finetune.text.hub import HubDataset, PileTokenised, pieces, split_of
 from pd_finetune.text.identify import is_code
 from pd_finetune.text.sources import ParquetFolder
-from tests.decomposition.parts import composed
+from tests.composed import stage
 
 GERMAN = (
     "Das Wetter war gestern schön, und wir sind mit den Kindern durch den Wald gegangen. "
@@ -199,7 +199,7 @@ def test_the_options_count_their_tokens(option: str, wikipedia: Path, pile: Path
         "languages.all=[de,en]",
     ]
     name = "languages.source" + (".out_of_domain" if option == "wikipedia" else "")
-    config = composed("studies.token_counts", [*words, f"{name}.tokenizer={pile}"])
+    config = stage("token_counts", *words, f"{name}.tokenizer={pile}")
     counts = token_counts.run(config)
     assert set(counts) == {"de", "en"}
     source = instantiate(config.languages.source)
