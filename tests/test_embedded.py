@@ -7,13 +7,10 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-import hydra
 import numpy as np
 import pytest
 import torch
 
-from pd_finetune.cli.checked import checked_config
-from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
@@ -27,6 +24,7 @@ from pd_finetune.selection.rank import select_label, select_top
 from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
+from tests import composed
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["de", "en", "fr", "es", "it", "code"]
@@ -75,7 +73,7 @@ def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
         decomposition.components,
         decomposition.ci_function,
         ids,
-        QualityConfig(adversary_steps=0),
+        composed.part("decompose", "quality", adversary_steps=0),
     )
     for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
         assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
@@ -157,9 +155,7 @@ def test_the_readme_says_what_the_files_say() -> None:
 
 def test_shipped_base_values_are_those_of_the_target(target, tmp_path, monkeypatch):
     monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path))
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config"))
+    config = composed.stage("run")
     texts = evaluated_text(target, ParquetFolder(), config.languages.all, config.evaluation)
     served = base_values(target, texts, config.evaluation)
     assert len(served) == 11

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -80,13 +79,17 @@ class LogitReadout:
         """KL(clean || masked) in nats, in float32."""
         if has_linear_head(self.model):
             return divergence_from_clean(masked, clean, self.model.get_output_embeddings())
-        log_p, log_q = clean.float().log_softmax(-1), masked.float().log_softmax(-1)
-        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        return self.from_clean(clean)(masked)
 
     def from_clean(self, clean: Float[Tensor, "rows pos any"]) -> Callable[[Tensor], Tensor]:
         """As `divergence`, to some 1e-6 nats; what depends on the clean output is made once."""
-        if clean.dtype != torch.float32:
+        if has_linear_head(self.model) and clean.dtype != torch.float32:
             return lambda masked: self.divergence(masked, clean)
         head = Head.of(self.model)
-        ours = head.clean(clean)
-        return lambda masked: head.divergences(masked, ours, head.partition(masked))
+        once = head.clean(clean.float())
+
+        def divergence(masked: Float[Tensor, "rows pos any"]) -> Float[Tensor, "rows pos"]:
+            states = masked.float()
+            return head.divergences(states, once, head.partition(states))
+
+        return divergence

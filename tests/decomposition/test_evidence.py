@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from pd_finetune.decomposition.config import LadderConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.battery import battery
@@ -26,10 +25,10 @@ from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
-LADDER = LadderConfig(rungs=[3, 6], restarts=2, site_steps=3)
+LADDER = composed.part("quality", "adversary", rungs=[3, 6], restarts=2, site_steps=3)
 
 
 @pytest.fixture(scope="module")

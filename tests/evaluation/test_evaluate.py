@@ -21,11 +21,17 @@ from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.predictions import sequence_cross_entropies
+from tests import tiny
 from tests.composed import group
-from tests.methods import tiny
 
-SETTINGS = group("evaluation", "fast", 
-    rows=5, window=16, batch=2, rollout_tokens=6, rollouts={"de": "Der Hund", "en": "The dog"}
+SETTINGS = group(
+    "evaluation",
+    "fast",
+    rows=5,
+    window=16,
+    batch=2,
+    rollout_tokens=6,
+    rollouts={"de": "Der Hund", "en": "The dog"},
 )
 
 
@@ -158,7 +164,12 @@ def test_windows_that_cannot_be() -> None:
     with pytest.raises(UserError, match="context is 64"):
         held_out(target, tiny.source(), ["de"], group("evaluation", "fast", window=65))
     with pytest.raises(UserError, match="less than"):
-        held_out(target, tiny.MemorySource({"de": ["kurz"]}), ["de"], group("evaluation", "fast", window=60))
+        held_out(
+            target,
+            tiny.MemorySource({"de": ["kurz"]}),
+            ["de"],
+            group("evaluation", "fast", window=60),
+        )
 
 
 def test_standard_error_is_paired() -> None:

@@ -7,7 +7,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.evaluation.repetition import repeated_ngrams
 from pd_finetune.evaluation.sampling import continuations, encoded_prompts, generate
 from pd_finetune.text.identify import LanguageIdentifier
-from tests.methods import tiny
+from tests import tiny
 
 PROMPTS = ["Der schnelle", "The library opens at nine", "W"]
 

@@ -4,12 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-import hydra
 import pytest
 
-from pd_finetune import cache
+from pd_finetune import files
 from pd_finetune.cache import source_sha256
-from pd_finetune.cli.checked import checked_config
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
@@ -18,13 +16,12 @@ from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.finetuning.identity import finished_run, run_directory, stored_hashes
 from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.records.record import Hashes
+from tests import composed
 
 
 def compose(*overrides: str) -> RunConfig:
-    register_schemas()
     quick = ["debug=tiny", "logger=none", "progress=false", "evaluation.rollouts={}"]
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose("config", [*quick, *overrides]))
+    return composed.stage("run", *quick, *overrides)
 
 
 @pytest.fixture
@@ -90,14 +87,13 @@ def test_hashes_are_remembered_of_files_that_have_settled(
     path.write_bytes(b"one")
     assert source_sha256(path) == file_sha256(path)
     assert not (tmp_path / "cache").exists()  # it may change once more within the same tick
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(files, "_SETTLED_SECONDS", -1.0)
     assert source_sha256(path) == file_sha256(path)
-    kept = file_sha256(path)
-    assert len(list((tmp_path / "cache" / "hashes").iterdir())) == 1
-    monkeypatch.setattr(cache, "file_sha256", lambda path: pytest.fail("hashed again"))
-    cache._hashes.clear()
-    assert source_sha256(path) == kept
+    (kept,) = (tmp_path / "cache" / "hashes").iterdir()
+    monkeypatch.setattr(files, "file_sha256", lambda path: pytest.fail("hashed again"))
+    files._hashes.clear()
+    assert source_sha256(path) == kept.read_text().strip()
     monkeypatch.undo()
     change(path)
     monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path / "cache"))
-    assert source_sha256(path) == file_sha256(path) != kept
+    assert source_sha256(path) == file_sha256(path) != kept.read_text().strip()

@@ -12,7 +12,6 @@ from pd_finetune.edits.edit import Material
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import TrainingError
-from pd_finetune.finetuning.config import ObjectiveConfig
 from pd_finetune.finetuning.loop import lr_factor, protected_rows, train
 from pd_finetune.finetuning.objective import Objective
 from pd_finetune.targets.changes import edited
@@ -20,9 +19,8 @@ from pd_finetune.targets.head import has_linear_head
 from pd_finetune.targets.load import Target, weights_hash
 from pd_finetune.targets.predictions import Predictions
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
-from pd_finetune.text.config import TokenBudgetConfig
+from tests import tiny
 from tests.composed import group
-from tests.methods import tiny
 
 SETTINGS = group("objective", "chance", steps=6, protect_rows=3, protect_tokens=12, protect_pool=5)
 

@@ -23,7 +23,7 @@ from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.goodfire.config import GoodfireDecompositionConfig
 from pd_finetune.loading.target import load_target
-from tests.decomposition import parts
+from tests.composed import stage
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint, write_interp_db
 
 LABELS = {"h.1.attn.v_proj:3": "German text and names", "h.0.mlp.c_fc:0": "foreign languages"}
@@ -31,7 +31,7 @@ WORDS = ["model=goodfire_4l", "decomposition=vpd_s55ea3f9b", "method=mask", "bud
 
 
 def composed(*overrides: str) -> RunConfig:
-    return parts.composed("run", [*WORDS, *overrides])
+    return stage("run", *WORDS, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_harvest_in_16_bits(files, tmp_path):
         "rounded target": ["model.dtype=bfloat16"],
         "rounded products": ["precision=bfloat16"],
     }.items():
-        out = harvest.run(parts.composed("harvest", [*words, *more, f"out={tmp_path / kind}"]))
+        out = harvest.run(stage("harvest", *words, *more, f"out={tmp_path / kind}"))
         means[kind] = pd.read_parquet(out / "subcomponents.parquet")["mean_ci_de"]
     for kind in ("rounded target", "rounded products"):
         difference = (means[kind] - means["exact"]).abs()
@@ -154,9 +154,9 @@ def test_several_labels_are_refused(files, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("stage", ["harvest", "quality"])
-def test_other_stages_take_the_same_words(stage):
-    made = parts.composed(stage, WORDS[:2])
+@pytest.mark.parametrize("name", ["harvest", "quality"])
+def test_other_stages_take_the_same_words(name):
+    made = stage(name, *WORDS[:2])
     assert made.decomposition.folder == "goodfire/spd/runs/s-55ea3f9b"
 
 

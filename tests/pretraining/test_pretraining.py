@@ -14,8 +14,7 @@ from pd_finetune.pretraining.initialise import build
 from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, validation_windows
 from pd_finetune.targets.load import Target
 from pd_finetune.text.mixture import mixed_windows
-from tests.composed import part
-from tests.methods import tiny
+from tests import composed, tiny
 
 SHAPE = ArchitectureConfig(vocab_size=320, width=16, layers=1, heads=2, mlp_width=24, context=16)
 
@@ -25,7 +24,7 @@ def pretraining(
 ) -> Pretraining:
     windows = mixed_windows(tiny.tokenizer(), tiny.source(), {"de": 2, "en": 1}, 4, 17, 0)
     few = {"warmup_steps": 2, "checkpoint_steps": 1000, "validation_steps": 30}
-    settings = part("pretrain", "optimisation", steps=steps, batch=4, lr=lr, **few)
+    settings = composed.part("pretrain", "optimisation", steps=steps, batch=4, lr=lr, **few)
     target = Target(build(SHAPE, seed), tiny.tokenizer(), "tiny")
     validation = validation_windows(target, tiny.source(), ["de", "en"], rows=8)
     return Pretraining(target, windows, settings, "float32", validation, workers or Workers())

@@ -13,7 +13,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.targets.changes import bake, baked
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, weights_hash
-from tests.methods import tiny
+from tests import tiny
 
 
 def logits(model: nn.Module) -> Tensor:
