@@ -1,4 +1,4 @@
-"""How much text there is, in the target's own tokens: `python -m pd_finetune.corpus`."""
+"""How much text there is, in tokens: `python -m pd_finetune.studies.token_counts`."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,22 @@ Counts = dict[str, dict[str, int]]
 
 
 @dataclass
-class CorpusConfig(Checked):
-    """Text fetched, tokenised and counted before anything else: `python -m pd_finetune.corpus`."""
+class TokenCountsConfig(Checked):
+    """Text fetched, tokenised and counted before anything else."""
 
     model: ModelConfig = MISSING  # whose tokenizer it is
     languages: LanguagesConfig = MISSING
 
 
-def run(config: CorpusConfig) -> Counts:
+def run(config: TokenCountsConfig) -> Counts:
     """Fetch and tokenise what is not in the cache yet; tokens by language and split, printed too.
 
     Raises:
         UserError: text or tokenizer cannot be had.
     """
     from hydra.utils import instantiate
+    from rich.console import Console
+    from rich.table import Table
 
     from pd_finetune.loading.target import load_tokenizer
     from pd_finetune.text.sources import SPLITS
@@ -38,22 +40,15 @@ def run(config: CorpusConfig) -> Counts:
         language: {split: len(token_stream(tokenizer, source, language, split)) for split in SPLITS}
         for language in config.languages.all
     }
-    _print(counts, tokenizer.get_vocab_size())
+    vocab = tokenizer.get_vocab_size()
+    table = Table("tokens", title=f"text, in tokens of a vocabulary of {vocab:,}")
+    for split in SPLITS:
+        table.add_column("out of domain" if split == "ood" else split, justify="right")
+    for language, row in counts.items():
+        table.add_row(language, *(f"{row[split]:,}" for split in SPLITS))
+    Console().print(table)
     return counts
 
 
-def _print(counts: Counts, vocab: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("tokens", title=f"text, in tokens of a vocabulary of {vocab:,}")
-    splits = list(next(iter(counts.values())))
-    for split in splits:
-        table.add_column("out of domain" if split == "ood" else split, justify="right")
-    for language, row in counts.items():
-        table.add_row(language, *(f"{row[split]:,}" for split in splits))
-    Console().print(table)
-
-
 if __name__ == "__main__":
-    stage_main("corpus", CorpusConfig, run)
+    stage_main("token_counts", TokenCountsConfig, run)
