@@ -178,7 +178,7 @@ def toys() -> str:
 
 
 def front() -> str:
-    """CI-L0 and KL by minimality coefficient, as `scripts/front.py` measured them."""
+    """CI-L0 and KL by minimality coefficient, as `studies.front` measured them."""
     frame = pd.read_csv(DECOMPOSITIONS / "front.csv")
     columns = ["ci_l0", "kl_ci_masked", "kl_stochastic", *(f"kl_fresh_{n}" for n in (20, 40, 80))]
     rows = [

@@ -1,4 +1,4 @@
-"""The trials of tuning, as kept by `scripts/tune.py`: one CSV an arm."""
+"""The trials of tuning, as kept by `pd_finetune.studies.tune`: one CSV an arm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAMES = {
 def score(to_chance_nats: pd.Series, damage_nats: pd.Series) -> pd.Series:
     """Nats short of chance + 10 * (protected damage over 0.10 nats); lower is better, 0 the best.
 
-    By this rule settings are chosen (`scripts/tune.py`), on validation text.
+    By this rule settings are chosen (`pd_finetune.studies.tune`), on validation text.
     """
     return to_chance_nats.clip(lower=0) + DAMAGE_WEIGHT * (damage_nats - DAMAGE_NATS).clip(lower=0)
 

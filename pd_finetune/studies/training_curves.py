@@ -1,34 +1,41 @@
 """Have decompositions settled, and how good are they? From their records alone, side by side.
 
-    python scripts/training_curves.py embedded embedded_seed1 embedded_seed2 \
-        --out results/decomposition
-
-Writes training.csv (a row per decomposition and logged window of its training), its picture, and
-training.md: a row of evidence for each, as measured when its training ended.
+`python -m pd_finetune.studies.training_curves` writes training.csv (a row per decomposition and
+logged window of its training), its picture, and training.md: a row of evidence for each, as
+measured when its training ended.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
-from front import change
+from omegaconf import MISSING
 
 from pd_finetune.decomposition.folder import RECORD
 from pd_finetune.errors import UserError
-from pd_finetune.files import make_folder, write_text
 from pd_finetune.loading.folders import decomposition_folder
-from pd_finetune.plots import style
-from pd_finetune.plots.evidence import convergence
-from pd_finetune.plots.tables import markdown
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Checked, NotEmpty
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
 KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
+CHANGES = {"ci_l0": "L0", "adversarial_kl_nats": "adversarial KL"}
+_SETTLED = 0.2  # of the training, at its end, over which a change is stated
+
+
+@dataclass
+class TrainingCurvesConfig(Checked):
+    """Trainings side by side: `python -m pd_finetune.studies.training_curves`."""
+
+    decompositions: Annotated[list[str], NotEmpty("name folders, or what ships")] = MISSING
+    out: str = MISSING
 
 
 def read(name: str) -> dict[str, Any]:
@@ -52,6 +59,15 @@ def read(name: str) -> dict[str, Any]:
     return record
 
 
+def change(curve: pd.DataFrame, name: str) -> float:
+    """Relative change between the two halves of the last fifth of a training; NaN: too short."""
+    if name not in curve:
+        return math.nan
+    last = curve[curve["step"] > (1 - _SETTLED) * curve["step"].max()][name].to_numpy()
+    first, second = last[: len(last) // 2], last[len(last) // 2 :]
+    return float(second.mean() / first.mean() - 1) if len(first) else math.nan
+
+
 def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str]:
     """Evidence of one decomposition, as cells of a table."""
     evidence = record["evidence"]
@@ -66,7 +82,7 @@ def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str
     for kind in KL:
         nats = evidence["kl_nats"].get(kind)
         cells[f"KL {kind.replace('_', ' ')}"] = "–" if nats is None else f"{nats:.3g}"
-    for column, words in {"ci_l0": "L0", "adversarial_kl_nats": "adversarial KL"}.items():
+    for column, words in CHANGES.items():
         found = change(curve, column)
         cells[f"change of {words}"] = "–" if math.isnan(found) else f"{found:+.1%}"
     return cells
@@ -85,18 +101,21 @@ def page(table: str, records: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def main() -> None:
-    """Read the records, draw the curves, write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("decompositions", nargs="+", help="folders, or names of those that ship")
-    parser.add_argument("--out", type=Path, default=Path("results/decomposition"))
-    options = parser.parse_args()
-    try:
-        records = {name: read(name) for name in options.decompositions}
-        out = make_folder(options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def run(config: TrainingCurvesConfig) -> Path:
+    """Read the records, draw the curves, write the table.
+
+    Raises:
+        UserError: a decomposition or its record is missing.
+    """
+    import pandas as pd
+
+    from pd_finetune.files import make_folder, write_text
+    from pd_finetune.plots import style
+    from pd_finetune.plots.evidence import convergence
+    from pd_finetune.tables import markdown
+
+    records = {name: read(name) for name in config.decompositions}
+    out = make_folder(Path(config.out).expanduser())
     last = [Path(name).name for name in records]
     names = last if len(set(last)) == len(last) else list(records)  # short ones where they differ
     curves = {
@@ -109,7 +128,8 @@ def main() -> None:
     style.save(convergence.draw(together, "decomposition"), out, "training")
     write_text(out / "training.md", page(table, records))
     print(table)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    stage_main("training_curves", TrainingCurvesConfig, run)
