@@ -141,7 +141,10 @@ class DecomposeConfig(StageConfig):
     ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = field(default_factory=QualityConfig)
-    initial: str = "row_space"  # V and U start within W's own spaces, or `free` of them (toys)
+    # V and U start from W alone: within its own spaces, or `free` of them (toys); or from text:
+    # the `pca` or `ica` of what passes, one subcomponent a neuron where C is the wider side
+    initial: str = "row_space"
+    initial_tokens: int = 65536  # of the training's own text, for pca and ica
     start_from: str | None = None  # a stored decomposition whose V, U and CI function begin
     checkpoint_steps: int = 250
     log_steps: int = 50
@@ -158,7 +161,7 @@ class DecomposeConfig(StageConfig):
         # a share of 0 is how an experiment leaves out what stands in decompose.yaml
         self.mixture = {name: share for name, share in self.mixture.items() if share != 0}
         require_mixture(self.mixture, self.languages.all)
-        one_of("initial", self.initial, ("row_space", "free"))
+        one_of("initial", self.initial, ("row_space", "free", "pca", "ica"))
         require(self.start_from != "", "start_from is empty: name a folder, or leave it out")
         require(
             self.start_from is None or self.toy is None,
@@ -176,7 +179,7 @@ class DecomposeConfig(StageConfig):
         )
         for pattern, count in self.sites.items():
             require(count >= 1, f"sites.{pattern}={count} must be at least 1")
-        for name in ("checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps", "initial_tokens"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
 
 
@@ -194,6 +197,8 @@ class TrainedDecompositionConfig(DecompositionConfig):
     ci_function: CIFunctionConfig = field(default_factory=CIFunctionConfig)
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = field(default_factory=QualityConfig)
+    initial: str = "row_space"  # as in DecomposeConfig
+    initial_tokens: int = 65536
     harvest_rows: int = 256  # windows of each language
     checkpoint_steps: int = 250
     precision: str = "auto"

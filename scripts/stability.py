@@ -31,7 +31,7 @@ from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.stability import cosines, matches
 from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
-from pd_finetune.decomposition.initialise import initialise
+from pd_finetune.decomposition.initialise import INITIAL, initialise
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
@@ -85,9 +85,9 @@ class Found:
     def begun(self, target: Target) -> dict[tuple[str, int], float]:
         """Cosine of each subcomponent with the one it was at step 0; none where that is unknown."""
         config = self.decomposition.record.get("config", {})
-        if config.get("start_from") or "seed" not in config:
-            return {}
         initial = config.get("initial", "row_space")  # older records: there was no other
+        if config.get("start_from") or "seed" not in config or initial not in INITIAL:
+            return {}
         own = self.decomposition.components
         start = Subcomponents(own.sites).to(target.device)
         initialise(start, target.model, config["seed"], initial)
