@@ -7,6 +7,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from pd_finetune import config, decomposition_configs, stage_configs, toy_configs
+from pd_finetune.decomposition.bases import config as bases
 
 SCHEMAS: dict[str, Any] = {
     # stages
@@ -24,6 +25,10 @@ SCHEMAS: dict[str, Any] = {
     "decomposition": config.DecompositionConfig,
     "decomposition_goodfire": config.GoodfireDecompositionConfig,
     "decomposition_train": decomposition_configs.TrainedDecompositionConfig,
+    "decomposition_basis": bases.BasisConfig,
+    "decomposition_random": bases.RandomBasisConfig,
+    "decomposition_language": bases.LanguageBasisConfig,
+    "decomposition_lda": bases.LDABasisConfig,
     "languages": config.LanguagesConfig,
     "selection_top": config.TopSelection,
     "selection_label": config.LabelSelection,

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from pd_finetune.config import RunConfig
 from pd_finetune.config_store import register_schemas
+from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
 from pd_finetune.decomposition.store import load_decomposition
@@ -47,7 +48,6 @@ from pd_finetune.selection.doses import (
     MOST_DAMAGE,
     Doses,
     effect,
-    singular_basis,
 )
 from pd_finetune.selection.rank import select_label
 from pd_finetune.selection.store import load_harvest
@@ -141,8 +141,7 @@ class Comparison:
             found[group] = self._priced(group, doses, candidates.labelled, candidates.selected)
             group = f"{candidates.name}, any"
             found[group] = self._strongest(group, candidates.basis, doses, candidates.seen)
-        sites = list(all_candidates[0].basis.sites.values())
-        basis = singular_basis(self.target, sites)
+        basis = svd.build(self.target, sites=list(all_candidates[0].basis.sites))
         leading = [key for key in basis.all_keys() if key.index < LEADING]
         group = "singular directions"
         found[group] = self._strongest(group, basis, self._doses(basis), leading)

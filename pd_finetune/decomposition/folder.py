@@ -15,6 +15,7 @@ SHIPPED = {  # names of `decomposition.folder` for what ships; those of other se
     "embedded_seed1": _EMBEDDED / "decomposition_seed1",
     "embedded_seed2": _EMBEDDED / "decomposition_seed2",
 }
+BUILT = "built"  # `decomposition.folder` of bases without training
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
@@ -37,6 +38,11 @@ def decomposition_folder(folder: str, option: str = "decomposition.folder") -> P
         raise UserError(
             "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
             "as decomposition=folder decomposition.folder=trained:<key>"
+        )
+    if folder == BUILT:
+        raise UserError(
+            "this decomposition has no folder: it is built where it is edited, "
+            "by python -m pd_finetune.run"
         )
     if folder.startswith(TRAINED):
         return cache_folder() / "decompositions" / folder.removeprefix(TRAINED)

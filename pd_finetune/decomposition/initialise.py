@@ -86,8 +86,9 @@ def initialise(
     for name, (V, U) in fits.items():
         components.V(name).copy_(V)
         components.U(name).copy_(U)
-    for parameter in components.parameters() if workers else ():
-        parameter.copy_(workers.gather(parameter.detach()[None])[0])
+    if workers is not None:
+        for parameter in components.parameters():
+            parameter.copy_(workers.gather(parameter.detach()[None])[0])
 
 
 def check_start(start: Decomposition, sites: dict[str, Site], size: CIFunctionConfig) -> None:

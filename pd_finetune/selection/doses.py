@@ -11,11 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.sites import Site, weight_at
 from pd_finetune.evaluation.cross_entropy import mean
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.evaluation.scores import edited_scores
@@ -133,26 +129,3 @@ def effect(doses: Doses, key: SubcomponentKey) -> float:
     inverted, clean = doses.at(key, INVERTED), doses.clean
     rise = inverted.target_ce - clean.target_ce
     return rise - (inverted.protected_ce - clean.protected_ce)
-
-
-@torch.no_grad()
-def singular_basis(target: Target, sites: Sequence[Site]) -> Decomposition:
-    """The singular value decomposition of the same matrices: one subcomponent per singular value.
-
-    V holds right singular vectors, U the left ones times their values, so that W = (V U)^T and
-    Delta is 0.
-    """
-    found = {}
-    for site in sites:
-        left, values, right = torch.linalg.svd(
-            weight_at(target.model, site).double(), full_matrices=False
-        )
-        found[site.name] = right.T.float(), (left * values).T.float()
-    ranks = {
-        site.name: Site(site.name, site.module, site.d_in, site.d_out, min(site.d_in, site.d_out))
-        for site in sites
-    }
-    components = Subcomponents(ranks)
-    for name, (V, U) in found.items():
-        components.assign(name, V.contiguous(), U.contiguous())
-    return Decomposition(components, None, 0)
