@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pd_finetune.config import RunConfig
+    from pd_finetune.finetuning.config import RunConfig
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.targets.load import Target
 

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pd_finetune.files import make_folder, write_json
-from pd_finetune.results.environment import git_commit, versions
+from pd_finetune.records.environment import git_commit, versions
 
 ARMS = ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora")
 ROOT = Path(__file__).resolve().parents[1]

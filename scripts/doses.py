@@ -29,15 +29,16 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
-from pd_finetune.decomposition.store import load_decomposition
+from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import doses as picture
 from pd_finetune.plots import style
 from pd_finetune.plots.tables import markdown
@@ -52,7 +53,7 @@ from pd_finetune.selection.doses import (
 from pd_finetune.selection.rank import select_label
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 
 LEAST_MEAN_CI = 0.1  # on the target language, of candidates without labels
 LEADING = 32  # singular directions of each matrix

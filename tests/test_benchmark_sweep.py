@@ -11,9 +11,8 @@ import benchmarks.decompose
 import benchmarks.sweep
 from benchmarks.plain_run import run as plain
 from benchmarks.sweep import ARMS, difference, in_turns, spread
-from pd_finetune.checking import checked_config
 from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
 from pd_finetune.finetuning.experiment import finetune_run
 
 TINY = ["debug=tiny", "logger=none", "progress=false", "threads=1", "budget=16"]

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import sys
-from pd_finetune.cli import stage_main
+from pd_finetune.main import stage_main
 from pd_finetune.errors import TrainingError, UserError
 
 def run(config):

@@ -13,9 +13,8 @@ from omegaconf import OmegaConf, open_dict
 
 from pd_finetune import config, decomposition_configs, stage_configs
 from pd_finetune.cli import checked_config, config_folder, config_options
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.experiments import check_experiment, experiment_stages
 from pd_finetune.errors import UserError
-from pd_finetune.experiments import check_experiment, experiment_stages
 
 ROOTS = {
     "config": config.RunConfig,

@@ -11,21 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from pd_finetune.checking import checked_config
 from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import EMBEDDED_TARGET
+from pd_finetune.loading.target import load_target
 from pd_finetune.selection.harvest import load_harvest
 from pd_finetune.selection.rank import select_label, select_top
-from pd_finetune.targets.folder import EMBEDDED_TARGET
-from pd_finetune.targets.load import load_target
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pd_finetune.finetuning.finished import load_method
 
 from pd_finetune import rollouts
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.finetuning.finished import load_method
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
+from pd_finetune.records.record import RunRecord
 from pd_finetune.report import rollouts as section
-from pd_finetune.results.record import RunRecord
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts
-from pd_finetune.stage_configs import RolloutsConfig
-from pd_finetune.targets.load import load_target
+from pd_finetune.rollouts import RolloutsConfig
 from tests.test_export import finished_run, world  # noqa: F401
 
 PROMPTS = {"de": ["Der schnelle", "Die Bibliothek"], "en": ["The library"]}

@@ -11,10 +11,9 @@ import hydra
 import pytest
 
 from pd_finetune.cli import checked_config, config_folder
-from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 QUICK = ["debug=tiny", "logger=none", "progress=false"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

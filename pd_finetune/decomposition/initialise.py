@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.data_start import DATA_STARTS, SiteInputs, fits_to_data
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site, weight_at
-from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import UserError
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.config import RecipeConfig
 from pd_finetune.decomposition.losses import (
     FrequencyPenalty,
     faithfulness,
@@ -21,7 +22,6 @@ from pd_finetune.decomposition.noise import RowNoise
 from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition_configs import RecipeConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.targets.readout import Readout
 

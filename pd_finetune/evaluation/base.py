@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_finetune.files import cache_folder, make_folder, write_json
-from pd_finetune.targets.folder import EMBEDDED_TARGET
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.targets.load import Target
 
 SHIPPED = EMBEDDED_TARGET.parent / "base_values.json"

@@ -7,13 +7,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.evaluation.predictions import logits_of, row_parts
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import Change, baked
 from pd_finetune.targets.load import Target
 
 
 def sequence_divergences(
-    target: Target, method: Method, ids: Int[Tensor, "rows pos"], batch: int = 0
+    target: Target, change: Change, ids: Int[Tensor, "rows pos"], batch: int = 0
 ) -> list[float]:
     """Mean KL(clean || edited) per token of each row, in nats, over every position but the last.
 
@@ -24,7 +23,7 @@ def sequence_divergences(
     for part in row_parts(target, ids, batch):
         rows = ids[part, :-1]
         clean = logits_of(target, rows).log_softmax(-1)
-        with baked(target, method):
+        with baked(target.model, change):
             edited = logits_of(target, rows).log_softmax(-1)
         kl = F.kl_div(edited, clean, reduction="none", log_target=True).sum(-1)
         values += kl.double().mean(1).tolist()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pd_finetune.config import EvaluationConfig
 from pd_finetune.evaluation.base import cached, identity
+from pd_finetune.evaluation.config import EvaluationConfig
 from pd_finetune.evaluation.cross_entropy import (
     mean,
     paired_standard_error,
@@ -16,8 +16,7 @@ from pd_finetune.evaluation.cross_entropy import (
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.evaluation.scores import edited_scores
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import Change, baked, lowest_layer
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
 from pd_finetune.text.tokens import DocumentSource
@@ -115,7 +114,7 @@ def base_rollouts(target: Target, settings: EvaluationConfig) -> dict[str, str]:
 
 def evaluate(
     target: Target,
-    method: Method,
+    change: Change,
     source: DocumentSource,
     languages: list[str],
     preserve: list[str],
@@ -128,11 +127,11 @@ def evaluate(
         preserve: those of them whose divergence is measured.
     """
     texts = held_out(target, source, languages, settings)
-    upper = UpperLayers(target.model, method.lowest_layer)
+    upper = UpperLayers(target.model, lowest_layer(change))
     base = base_values(target, texts, settings)
     before = base_rollouts(target, settings) if settings.rollouts else {}
-    edited, divergences = edited_scores(target, method, texts, preserve, upper, settings.batch)
-    with baked(target, method):
+    edited, divergences = edited_scores(target, change, texts, preserve, upper, settings.batch)
+    with baked(target.model, change):
         after = continuations(target, dict(settings.rollouts), settings.rollout_tokens)
     rollouts = {
         language: {"prompt": prompt, "before": before[language], "after": after[language]}

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pd_finetune.config import EvaluationConfig
 from pd_finetune.errors import UserError
+from pd_finetune.evaluation.config import EvaluationConfig
 from pd_finetune.evaluation.predictions import row_parts
 from pd_finetune.targets.kept import kept
 from pd_finetune.targets.load import Target

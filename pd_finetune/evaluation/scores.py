@@ -10,8 +10,7 @@ from pd_finetune.evaluation.cross_entropy import cross_entropies, sequence_cross
 from pd_finetune.evaluation.divergence import sequence_divergences
 from pd_finetune.evaluation.held_out import HeldOut, clean_statistics, entering
 from pd_finetune.evaluation.predictions import plain_embedding, row_parts
-from pd_finetune.methods.bake import baked
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import Change, baked
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers
 
@@ -46,7 +45,7 @@ def _scores(
 
 def edited_scores(
     target: Target,
-    method: Method,
+    change: Change,
     texts: dict[str, HeldOut],
     preserve: list[str],
     upper: UpperLayers,
@@ -61,16 +60,16 @@ def edited_scores(
     edited, divergences = {}, {}
     for name, text in texts.items():
         if embedding is None:
-            with baked(target, method):
+            with baked(target.model, change):
                 edited[name] = sequence_cross_entropies(target, text.ids, batch)
             if name in preserve:
-                divergences[name] = sequence_divergences(target, method, text.ids, batch)
+                divergences[name] = sequence_divergences(target, change, text.ids, batch)
             continue
         inputs = entering(target, text, upper, batch)
         clean = None
         if name in preserve:
             clean = clean_statistics(target, text, upper, embedding, batch)
-        with baked(target, method):
+        with baked(target.model, change):
             edited[name], kls = _scores(target, text, inputs, upper, embedding, batch, clean)
         if clean is not None:
             divergences[name] = kls

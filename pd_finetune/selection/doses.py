@@ -15,7 +15,6 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.evaluation.cross_entropy import mean
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.evaluation.scores import edited_scores
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.selection.effect import INVERTED
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
@@ -61,9 +60,9 @@ class Doses:
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Cross-entropies with one subcomponent's scale at `scale`."""
-        method = MaskMethod(self._target, self._basis, [key], start=scale)
-        upper = UpperLayers(self._target.model, method.lowest_layer)
-        found, _ = edited_scores(self._target, method, self._texts, [], upper, self._batch)
+        change = change_of(self._basis, {key: scale}, self._target.device)
+        upper = UpperLayers(self._target.model, lowest_layer(change))
+        found, _ = edited_scores(self._target, change, self._texts, [], upper, self._batch)
         target, protected = (mean(values) for values in found.values())
         return Dose(scale, target, protected)
 

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.selection.tables import Rows
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
@@ -51,7 +50,7 @@ def add_effects(
         if language not in base:
             base[language] = mean(sequence_cross_entropies(target, ids, batch))
         key = SubcomponentKey.parse(str(subcomponents["key"].iloc[row]))
-        edit = MaskMethod(target, decomposition, [key], start=INVERTED)
-        with edit.edited():
+        change = change_of(decomposition, {key: INVERTED}, target.device)
+        with edited(target.model, change):
             effects[row] = mean(sequence_cross_entropies(target, ids, batch)) - base[language]
     return subcomponents.assign(effect_nats=effects)

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from pd_finetune.targets.compiled import compiled_layers
 from pd_finetune.targets.load import Target
 
 _KEPT_BYTES = 2**29  # of one target, all together
@@ -32,7 +30,6 @@ def kept(
     What another number of threads or compiled layers gave is something else: its last digits
     differ, and a run's result must not depend on the runs before it.
     """
-    key = (torch.get_num_threads(), compiled_layers(target.model) is not None, *key)
     mine = _KEPT.setdefault(target.model, _Kept())
     if key not in mine.tensors:
         tensors = compute()

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pd_finetune.targets.compiled import compiled_layers
-
 # Families whose body is its embedding, a stack of like layers that each see only the one before,
 # and a norm of this name. Others add position embeddings on entry, or number their layers.
 _FAMILIES = {"arcee": "norm", "llama": "norm", "gpt_neox": "final_layer_norm"}
@@ -40,7 +38,6 @@ class UpperLayers:
     def __init__(self, model: Any, start: int | None) -> None:
         self._model = model
         self.start = start if start is not None and _can_be_entered(model) else None
-        self._compiled = compiled_layers(model)
         self._arguments: dict[torch.Size, Arguments] = {}
 
     @torch.no_grad()
@@ -64,8 +61,6 @@ class UpperLayers:
                 found = _entering(self._model, 0, inputs_embeds=entered)
             self._arguments[entered.shape] = found.others
         arguments = self._arguments[entered.shape]
-        if self._compiled is not None:
-            return self._compiled(self.start, entered, *arguments["position_embeddings"])
         return _through(self._model, self.start, entered, arguments).float()
 
 

@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pd_finetune.cli import checked_config, config_folder, config_options
-from pd_finetune.config import LanguagesConfig, ModelConfig
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig, RecipeConfig
 from pd_finetune.decomposition.sites import Site, find_sites
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.decomposition_configs import CIFunctionConfig, DecomposeConfig, RecipeConfig
+from pd_finetune.targets.config import ModelConfig
 from pd_finetune.targets.load import Target
+from pd_finetune.text.config import LanguagesConfig
 from tests.methods import tiny
 
 SITES = {"h.*.attn.?_proj": 16, "h.*.mlp.c_fc": 20, "h.*.mlp.down_proj": 24}

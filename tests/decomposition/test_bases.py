@@ -19,8 +19,8 @@ from pd_finetune.decomposition.sites import find_sites, weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.text.tokens import token_stream, windows
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 LANGUAGES = ("de", "en")
 TEXT = {"tokens": 40, "window": 8, "split": "train"}
@@ -120,7 +120,7 @@ def test_what_statistics_cannot_be_made_of() -> None:
 def test_every_option_is_built_and_kept(option: str) -> None:
     words = [f"decomposition={option}", "languages.all=[de,en]", "languages.preserve=[en]"]
     small = [] if option in ("svd", "random") else ["decomposition.tokens=16"]
-    config = parts.composed("config", [*words, *small])
+    config = composed.stage("run", *words, *small)
     assert isinstance(config.decomposition, BasisConfig)
     arguments = (tiny.target(), tiny.source(), config.languages.all)
     basis = built(config.decomposition, *arguments)
@@ -138,28 +138,26 @@ def test_a_run_edits_a_piece_of_its_language(tmp_path: Path) -> None:
     words = [word for word in words if word.split("=")[0].split(".")[0] in own]
     from pd_finetune import run
 
-    config = parts.composed(
-        "config",
-        [
-            *words,
-            "languages.preserve=[en]",
-            "decomposition=lda",
-            "decomposition.tokens=16",
-            "decomposition.window=12",
-            "method=mask",
-            "selection=keys",
-            "selection.keys=[h.1.attn.o_proj:0]",
-            "budget=2",
-            "objective.steps=2",
-            "objective.protect_tokens=12",
-            "objective.protect_pool=8",
-            "token_budget.sequence_tokens=12",
-            "evaluation.window=12",
-            "evaluation.rows=2",
-            "evaluation.rollouts={}",
-            "logger=none",
-            f"paths.runs={tmp_path / 'runs'}",
-        ],
+    config = composed.stage(
+        "run",
+        *words,
+        "languages.preserve=[en]",
+        "decomposition=lda",
+        "decomposition.tokens=16",
+        "decomposition.window=12",
+        "method=mask",
+        "selection=keys",
+        "selection.keys=[h.1.attn.o_proj:0]",
+        "budget=2",
+        "objective.steps=2",
+        "objective.protect_tokens=12",
+        "objective.protect_pool=8",
+        "token_budget.sequence_tokens=12",
+        "evaluation.window=12",
+        "evaluation.rows=2",
+        "evaluation.rollouts={}",
+        "logger=none",
+        f"paths.runs={tmp_path / 'runs'}",
     )
     run.run(config)
     (written,) = tmp_path.glob("runs/*/result.json")

@@ -5,7 +5,7 @@ import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import recorded_inputs
-from pd_finetune.decomposition_configs import CIFunctionConfig
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.errors import UserError
 from tests.decomposition import parts
 from tests.methods import tiny

@@ -18,8 +18,8 @@ from pd_finetune.decomposition.data_start import (
 from pd_finetune.decomposition.sites import Site, find_sites, weight_at
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 SHAPES = [(6, 6, 6), (6, 9, 6), (6, 9, 9), (9, 6, 6), (9, 6, 9)]  # d_in, d_out, C
 
@@ -167,6 +167,6 @@ def test_a_number_that_no_side_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_preset_makes_one_subcomponent_a_neuron_of_the_embedded_target() -> None:
-    config = parts.composed("decompose", ["experiment=ica"])
+    config = composed.stage("decompose", "experiment=ica")
     assert (config.initial, config.sites["h.*.mlp.c_fc"]) == ("ica", 512)
     assert sum(config.sites.values()) * 4 == 6144

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pd_finetune.decomposition.config import LadderConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.battery import battery
@@ -23,7 +24,6 @@ from pd_finetune.decomposition.evidence.report import by_site, page, totals
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition_configs import LadderConfig
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
 from tests.decomposition import parts

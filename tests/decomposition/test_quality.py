@@ -10,10 +10,10 @@ import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.quality import evidence, print_evidence
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.targets.load import Target
 from tests.decomposition import parts
 from tests.methods import tiny

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pd_finetune.config import ObjectiveConfig, TokenBudgetConfig
 from pd_finetune.errors import TrainingError
+from pd_finetune.finetuning.config import ObjectiveConfig
 from pd_finetune.finetuning.loop import finetune, lr_factor, protected_rows
 from pd_finetune.finetuning.objective import Objective, has_linear_head
-from pd_finetune.methods.lora import LoraMethod
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.load import Target, weights_hash
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
+from pd_finetune.text.config import TokenBudgetConfig
 from tests.methods import tiny
 
 SETTINGS = ObjectiveConfig(steps=6, protect_rows=3, protect_tokens=12, protect_pool=5)

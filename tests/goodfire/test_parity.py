@@ -19,8 +19,7 @@ from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
 from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.sigmoids import lower_leaky, upper_leaky
-from pd_finetune.methods.bake import bake
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}

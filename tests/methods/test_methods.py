@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
-from pd_finetune.methods.bake import bake, baked
-from pd_finetune.methods.lora import LoraMethod
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.changes import bake, baked
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, weights_hash
 from tests.methods import tiny

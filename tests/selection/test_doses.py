@@ -15,9 +15,8 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.methods.bake import bake
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of
+from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
 from tests.decomposition import parts
 from tests.methods import tiny

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from pd_finetune.checking import checked_config
 from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
 from pd_finetune.errors import UserError
 from pd_finetune.sweep.grid import Grid
 from pd_finetune.sweep.shard import Shard

@@ -4,8 +4,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
-from pd_finetune.methods.lora import LoraMethod
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.upper import UpperLayers
 from tests.methods import tiny
