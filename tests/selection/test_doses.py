@@ -19,7 +19,7 @@ from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_
 from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
 from tests.decomposition import parts
-from tests.methods import tiny
+from tests import tiny
 
 
 @given(st.floats(0.1, 3.0), st.floats(0.05, 0.95), st.floats(-0.5, 0.3), st.integers(1, 6))
