@@ -48,7 +48,7 @@ class Doses:
     """Measures doses of one basis on the same windows.
 
     Args:
-        texts: windows of the target and of the protected language, in this order.
+        texts: windows of the target language, the protected one, and others, in this order.
     """
 
     def __init__(
@@ -58,15 +58,25 @@ class Doses:
         # at 1 any subcomponent leaves the target as it is
         self.clean = self.at(basis.all_keys()[0], 1.0)
 
-    def at(self, key: SubcomponentKey, scale: float) -> Dose:
-        """Cross-entropies with one subcomponent's scale at `scale`."""
+    def cross_entropies(self, key: SubcomponentKey, scale: float) -> list[float]:
+        """Mean nats per token of each text with one subcomponent's scale at `scale`."""
         change = change_of(self._basis, {key: scale}, self._target.device)
         upper = UpperLayers(self._target.model, lowest_layer(change))
         found, _ = edited_scores(self._target, change, self._texts, [], upper, self._batch)
-        target, protected = (mean(values) for values in found.values())
+        return [mean(values) for values in found.values()]
+
+    def at(self, key: SubcomponentKey, scale: float) -> Dose:
+        """Those of target and protected language."""
+        target, protected, *_ = self.cross_entropies(key, scale)
         return Dose(scale, target, protected)
 
-    def curve(self, key: SubcomponentKey, sign: int, chance: float) -> list[Dose]:
+    def curve(
+        self,
+        key: SubcomponentKey,
+        sign: int,
+        chance: float,
+        distances: Sequence[float] = DISTANCES,
+    ) -> list[Dose]:
         """Doses at growing distances from 1, until the target is at chance.
 
         Args:
@@ -74,7 +84,7 @@ class Doses:
             chance: the target's cross-entropy that is wanted, in nats per token.
         """
         doses = [self.clean]
-        for distance in DISTANCES:
+        for distance in distances:
             doses.append(self.at(key, 1 + sign * distance))
             if doses[-1].target_ce >= chance:
                 break
@@ -83,14 +93,14 @@ class Doses:
     def prices(self, key: SubcomponentKey, chance: float) -> dict[int, Price]:
         """What chance costs by suppressing or inverting (-1) and by amplifying (1)."""
         curves = {sign: self.curve(key, sign, chance) for sign in (-1, 1)}
-        return {s: price_of(self._refined(key, c, chance), chance) for s, c in curves.items()}
+        return {s: price_of(self.refined(key, c, chance), chance) for s, c in curves.items()}
 
     def price(self, key: SubcomponentKey, chance: float) -> Price:
         """The cheaper of the two directions; nan where neither is at chance for `MOST_DAMAGE`."""
         found = self.prices(key, chance).values()
         return min(found, key=lambda p: math.inf if math.isnan(p.damage) else p.damage)
 
-    def _refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
+    def refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
         """The last interval halved a few times where the target is at chance at its end."""
         if doses[-1].target_ce < chance:
             return doses
