@@ -6,27 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
 
-from pd_finetune.cli import config_folder
-from pd_finetune.cli.checked import checked_config
-from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
-from pd_finetune.decomposition.quality import evidence
+from pd_finetune.decomposition.evidence.battery import battery, summary
 from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
-from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.loading.folders import EMBEDDED_TARGET
-from pd_finetune.loading.target import load_target
 from pd_finetune.selection.harvest import load_harvest
 from pd_finetune.selection.rank import select_label, select_top
+from pd_finetune.targets.folder import EMBEDDED_TARGET
+from pd_finetune.targets.load import load_target
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
+from tests import composed
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["de", "en", "fr", "es", "it", "code"]
@@ -70,13 +67,7 @@ def test_the_target_beats_a_unigram_model_in_every_language(target):
 def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
     claimed = decomposition.record["evidence"]
     ids = torch.cat(list(held_out(target, "validation", 6, decomposition.window).values()))
-    found = evidence(
-        target,
-        decomposition.components,
-        decomposition.ci_function,
-        ids,
-        QualityConfig(adversary_steps=0),
-    )
+    found = summary(battery(target, decomposition, ids, rungs=[0], step=0.1), "kl_nats")
     for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
         assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
     assert found["ci_l0"] == pytest.approx(claimed["ci_l0"], rel=0.3)
@@ -157,9 +148,7 @@ def test_the_readme_says_what_the_files_say() -> None:
 
 def test_shipped_base_values_are_those_of_the_target(target, tmp_path, monkeypatch):
     monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path))
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config"))
+    config = composed.stage("run")
     texts = evaluated_text(target, ParquetFolder(), config.languages.all, config.evaluation)
     served = base_values(target, texts, config.evaluation)
     assert len(served) == 11

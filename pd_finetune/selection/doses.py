@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.evaluation.cross_entropy import mean
 from pd_finetune.evaluation.held_out import HeldOut
 from pd_finetune.evaluation.scores import edited_scores
 from pd_finetune.selection.effect import INVERTED
+from pd_finetune.targets.changes import lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.upper import UpperLayers

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from pd_finetune.decomposition.config import LadderConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.battery import battery
@@ -26,10 +25,10 @@ from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
-LADDER = LadderConfig(rungs=[3, 6], restarts=2, site_steps=3)
+LADDER: dict[str, Any] = {"rungs": [3, 6], "step": 0.1, "restarts": 2, "site_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def exact() -> tuple[Target, Decomposition]:
 
 @pytest.fixture(scope="module")
 def found(exact: tuple[Target, Decomposition]) -> dict[str, Any]:
-    return battery(*exact, parts.IDS, LADDER, batch=1, progress=False)
+    return battery(*exact, parts.IDS, **LADDER, batch=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +182,7 @@ def test_values_that_are_not_finite_are_refused(exact: tuple[Target, Decompositi
             target,
             Decomposition(broken, decomposition.ci_function, 12),
             parts.IDS,
-            LADDER,
+            **LADDER,
             progress=False,
         )
 
