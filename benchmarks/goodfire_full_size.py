@@ -95,7 +95,7 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
 
 def composed(stage: str, overrides: list[str]) -> Any:
     """The checked config of a stage."""
-    from pd_finetune.cli import stage_config
+
 
     return stage_config(stage, overrides)
 

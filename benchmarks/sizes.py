@@ -67,7 +67,7 @@ def config_of(size: str, variant: Variant, precision: str, rows: int) -> Decompo
 
 def composed(words: list[str]) -> DecomposeConfig:
     """The checked configuration that `decompose` makes of these words."""
-    from pd_finetune.cli import stage_config
+
 
     return cast("DecomposeConfig", stage_config("decompose", words))
 

@@ -121,7 +121,6 @@ def floor_seconds(words: list[str]) -> float:
     import torch
 
     from benchmarks.floor import counted, matmul_rate
-    from pd_finetune.cli import stage_config
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.finetuning.setting import load_setting
 

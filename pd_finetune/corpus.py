@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pd_finetune.main import stage_main
-from pd_finetune.schema import StageConfig
+from pd_finetune.schema import Checked
 from pd_finetune.targets.config import ModelConfig
 from pd_finetune.text.config import LanguagesConfig
 
@@ -13,7 +13,7 @@ Counts = dict[str, dict[str, int]]
 
 
 @dataclass
-class CorpusConfig(StageConfig):
+class CorpusConfig(Checked):
     """Text fetched, tokenised and counted before anything else: `python -m pd_finetune.corpus`."""
 
     model: ModelConfig = MISSING  # whose tokenizer it is

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from pd_finetune.errors import UserError
 from pd_finetune.main import stage_main
-from pd_finetune.schema import AtLeast, Count, NotEmpty, Positive, StageConfig
+from pd_finetune.schema import Count, NotEmpty, Positive, StageConfig
 
 if TYPE_CHECKING:
     from pd_finetune.records.record import RunRecord
@@ -31,7 +31,9 @@ class RolloutsConfig(StageConfig):
     runs: str = MISSING
     out: str = MISSING
     # by language
-    prompts: Annotated[dict[str, Annotated[list[str], NotEmpty()]], AtLeast(2)] = MISSING
+    prompts: Annotated[
+        dict[str, Annotated[list[str], NotEmpty()]], NotEmpty("give two or more languages", 2)
+    ] = MISSING
     tokens: Count = MISSING  # of a continuation, at most
     samples: Count = MISSING  # sampled continuations of each prompt, beside the greedy one
     temperature: Positive = MISSING

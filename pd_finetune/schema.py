@@ -22,12 +22,10 @@ from pd_finetune.errors import UserError
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A number, or the length of a list or dict, not below `low`."""
-
     low: float
 
     def problem(self, value: float) -> str | None:
-        return None if value >= self.low else f" must be at least {self.low:g}"
+        return None if value >= self.low else f" must be at least {self.low}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Above:
     low: float
 
     def problem(self, value: float) -> str | None:
-        return None if value > self.low else f" must be above {self.low:g}"
+        return None if value > self.low else f" must be above {self.low}"
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,20 @@ class AtMost:
     high: float
 
     def problem(self, value: float) -> str | None:
-        return None if value <= self.high else f" must be at most {self.high:g}"
+        return None if value <= self.high else f" must be at most {self.high}"
 
 
 @dataclass(frozen=True)
 class NotEmpty:
-    """A list, dict or string with something in it; `hint` says how to give it."""
+    """A list, dict or string with something in it, or so many; `hint` says how to give it."""
 
     hint: str = "give one or more"
+    count: int = 1
 
     def problem(self, value: Any) -> str | None:
-        return None if len(value) else f" is empty: {self.hint}"
+        if len(value) >= self.count:
+            return None
+        return f"{f' has {len(value)}' if len(value) else ' is empty'}: {self.hint}"
 
 
 class OneOf:
@@ -100,9 +101,10 @@ def _problems(annotation: Any, name: str, value: Any) -> Iterator[str]:
         return
     if get_origin(annotation) is Annotated:
         annotation, *rules = get_args(annotation)
-        for rule in rules:
-            if (problem := rule.problem(value)) is not None:
-                yield f"{name}{'' if isinstance(rule, NotEmpty) else f'={value}'}{problem}"
+        shown = "" if isinstance(value, (list, dict)) or value == "" else f"={value}"
+        for problem in (rule.problem(value) for rule in rules):
+            if problem is not None:
+                yield f"{name}{shown}{problem}"
     inner = get_args(annotation)
     if isinstance(value, dict):
         for key, item in value.items():

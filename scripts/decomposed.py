@@ -11,9 +11,7 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from pd_finetune.cli_messages import one_line
 
-from pd_finetune.cli import stage_config
 from pd_finetune.decompose import run
 from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.decomposition.folder import stored_hash

@@ -33,7 +33,7 @@ from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.held_out import HeldOut, held_out
+from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.loading.decomposition import load_decomposition
@@ -125,7 +125,8 @@ class Comparison:
         config.evaluation.out_of_domain = False
         names = [self.language, self.protected]
         source = instantiate(config.languages.source)
-        self._texts = held_out(self.target, source, names, config.evaluation)
+        texts = held_out(self.target, source, names, config.evaluation)
+        self._texts = texts[self.language].ids, texts[self.protected].ids
         self._chance = self.target.chance_nats - AT_CHANCE_NATS
         self._batch = config.evaluation.batch
 
@@ -160,10 +161,8 @@ class Comparison:
     def _strongest(
         self, group: str, basis: Decomposition, doses: Doses, keys: list[SubcomponentKey]
     ) -> pd.DataFrame:
-        few = {
-            name: HeldOut(text.ids[:EFFECT_ROWS], (*text.facts, EFFECT_ROWS))
-            for name, text in self._texts.items()
-        }
+        target, protected = self._texts
+        few = target[:EFFECT_ROWS], protected[:EFFECT_ROWS]
         quick = Doses(self.target, basis, few, self._batch)
         bar = tqdm(keys, desc=f"{group}: effects", unit="subcomponent", dynamic_ncols=True)
         effects = {key: effect(quick, key) for key in bar}

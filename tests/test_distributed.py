@@ -79,7 +79,7 @@ import torch
 from pd_finetune.decomposition.trainer import Trainer
 from tests.decomposition import parts
 from tests.decomposition.test_trainer import RECIPES
-from tests.methods import tiny
+from tests import tiny
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 config = parts.config(int(sys.argv[3]), **RECIPES[sys.argv[2]])

@@ -15,7 +15,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
 from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import Hashes, RunRecord, Values
-from tests.methods import tiny
+from tests import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")
 

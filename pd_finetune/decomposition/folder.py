@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pd_finetune.files import cache_folder, source_sha256
+from pd_finetune.cache import cache_folder, source_sha256
 
 _EMBEDDED = Path(__file__).parent.parent / "embedded"
 EMBEDDED_DECOMPOSITION = _EMBEDDED / "decomposition"

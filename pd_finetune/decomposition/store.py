@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.config import CIFunctionConfig
@@ -17,7 +18,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import RECORD, WEIGHTS
 from pd_finetune.decomposition.sites import Site, module_at
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, make_folder, replacing, source_sha256, write_json
+from pd_finetune.files import file_sha256, make_folder, replacing, write_json
 from pd_finetune.targets.load import architecture
 from pd_finetune.targets.readout import Decomposable
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.folder import stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
 from pd_finetune.loading.folders import decomposition_folder, model_folder, remembered_hash

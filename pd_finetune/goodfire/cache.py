@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pd_finetune.files import alone, cache_folder
+from pd_finetune.cache import cache_folder
+from pd_finetune.files import alone
 
 
 def goodfire_cache() -> Path:

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.folder import RECORD, WEIGHTS
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, source_sha256, write_json
+from pd_finetune.files import file_sha256, write_json
 from pd_finetune.goodfire.architecture import PUBLISHED, state_shapes
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import checkpoint_at, read_tensors

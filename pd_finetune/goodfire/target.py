@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from pd_finetune.cache import source_sha256
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
 from pd_finetune.goodfire.architecture import MODEL_CONFIG, TRAINING_CONFIG, read_architecture
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import checkpoint_at, read_tensors

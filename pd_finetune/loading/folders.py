@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
 
+from pd_finetune import cache
 from pd_finetune.decomposition.folder import BUILT, RECORD, SHIPPED, TRAINED, trained_folder
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, make_folder, source_sha256, write_text
 
 EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
 
@@ -71,18 +70,17 @@ def decomposition_folder(folder: str, option: str = "decomposition.folder") -> P
 
 
 def _remembered(path: Path, dtype: str) -> Path:
-    """The cache file of what `Target.hash` is for just these files, read as `dtype`.
+    """The cache entry of what `Target.hash` is for just these files, read as `dtype`.
 
     Named by the files' content and by the library that reads them: what it says can't be stale.
     """
     read = [path / "config.json", *sorted(path.glob("*.safetensors*"))]
     facts = {
-        "files": {file.name: source_sha256(file) for file in read},
+        "files": {file.name: cache.source_sha256(file) for file in read},
         "dtype": dtype,
         "transformers": version("transformers"),
     }
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / "targets" / name
+    return cache.entry("targets", json.dumps(facts, sort_keys=True))
 
 
 def remembered_hash(path: Path, dtype: str) -> str | None:
@@ -91,14 +89,12 @@ def remembered_hash(path: Path, dtype: str) -> str | None:
     Raises:
         OSError: there is no target there.
     """
-    known = _remembered(path, dtype)
-    text = known.read_text(encoding="ascii").strip() if known.is_file() else ""
-    return text if len(text) == 64 else None
+    known = cache.content(_remembered(path, dtype))
+    return None if known is None else known.decode()
 
 
 def remember_hash(path: Path, dtype: str, weights: str) -> None:
     """Keep the hash of a target that was just loaded from a transformers folder."""
     known = _remembered(path, dtype)
     if not known.is_file():
-        make_folder(known.parent)
-        write_text(known, weights + "\n")
+        cache.keep(known, lambda handle: handle.write(weights.encode()))

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +17,13 @@ from tqdm import tqdm
 
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.files import replacing
 from pd_finetune.pretraining.baselines import trigram_nats, unigram_nats
 from pd_finetune.pretraining.config import OptimisationConfig
 from pd_finetune.pretraining.vocabulary_loss import chunked_cross_entropy
 from pd_finetune.runtime import autocast
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.mixture import MixedWindows
 from pd_finetune.text.tokens import DocumentSource, token_stream, windows
 
@@ -126,7 +127,7 @@ class Pretraining:
         values = {}
         for language, ids in self.validation.items():
             nats = sequence_cross_entropies(self.target, ids.to(self.model.device), 32)
-            values[f"validation_ce_nats_{language}"] = mean(nats)
+            values[f"validation_ce_nats_{language}"] = fmean(nats)
         self.model.train()
         return values
 
@@ -212,7 +213,7 @@ def held_out_record(
         for split in ("validation", "test"):
             stream = token_stream(tokenizer, source, language, split)
             ids = torch.from_numpy(windows(stream, rows, target.context))
-            values[f"{split}_ce_nats"] = mean(sequence_cross_entropies(target, ids, 32))
+            values[f"{split}_ce_nats"] = fmean(sequence_cross_entropies(target, ids, 32))
         held_out = token_stream(tokenizer, source, language, "test")
         values["test_unigram_nats"] = unigram_nats(train, held_out, target.vocab_size)
         values["test_trigram_nats"] = trigram_nats(train, held_out, target.vocab_size)

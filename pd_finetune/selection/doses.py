@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+from jaxtyping import Int
+from torch import Tensor
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.scales import change_of
-from pd_finetune.evaluation.cross_entropy import mean
-from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.evaluation.scores import edited_scores
 from pd_finetune.selection.effect import INVERTED
-from pd_finetune.targets.changes import lowest_layer
+from pd_finetune.targets.changes import edited, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.upper import UpperLayers
+from pd_finetune.targets.predictions import Predictions
 
 # distances m - 1 on either side of the unedited target: few, as most candidates never get there, so
 # that what rises to chance and falls again between two of them is missed
@@ -54,7 +55,11 @@ class Doses:
     """
 
     def __init__(
-        self, target: Target, basis: Decomposition, texts: dict[str, HeldOut], batch: int = 0
+        self,
+        target: Target,
+        basis: Decomposition,
+        texts: Sequence[Int[Tensor, "rows pos"]],
+        batch: int = 0,
     ) -> None:
         self._target, self._basis, self._texts, self._batch = target, basis, texts, batch
         # at 1 any subcomponent leaves the target as it is
@@ -63,9 +68,13 @@ class Doses:
     def cross_entropies(self, key: SubcomponentKey, scale: float) -> list[float]:
         """Mean nats per token of each text with one subcomponent's scale at `scale`."""
         change = change_of(self._basis, {key: scale}, self._target.device)
-        upper = UpperLayers(self._target.model, lowest_layer(change))
-        found, _ = edited_scores(self._target, change, self._texts, [], upper, self._batch)
-        return [mean(values) for values in found.values()]
+        predictions = Predictions(self._target, lowest_layer(change), self._batch)
+        ces = []
+        for ids in self._texts:
+            rows = predictions.prepared(ids[:, :-1])
+            with edited(self._target.model, change):
+                ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
+        return ces
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Those of target and protected language."""

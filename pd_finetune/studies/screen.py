@@ -26,8 +26,8 @@ from pd_finetune.text.config import LanguagesConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
-    from pd_finetune.evaluation.held_out import HeldOut
     from pd_finetune.selection.doses import Doses
     from pd_finetune.studies.speech import Speech
     from pd_finetune.targets.load import Target
@@ -89,7 +89,7 @@ def run(config: ScreenConfig) -> Path:
         target,
         source,
         config.languages,
-        texts[language].ids,
+        texts[language],
         prompts=config.prompts,
         prompt_tokens=config.prompt_tokens,
         tokens=config.tokens,
@@ -99,8 +99,12 @@ def run(config: ScreenConfig) -> Path:
     tables, doses = [], {}
     for kind, settings in (("LDA", config.lda), ("means", config.mean_difference)):
         basis = built(settings, target, source, config.languages.all)
-        doses[kind] = Doses(target, basis, texts, config.batch)
-        tables.append(prices(config, kind, doses[kind], list(basis.sites), target.chance_nats))
+        first, doses[kind] = (
+            Doses(target, basis, windows, config.batch)
+            for windows in (list(texts.values())[:2], list(texts.values()))
+        )
+        sites = list(basis.sites)
+        tables.append(prices(config, kind, first, doses[kind], sites, target.chance_nats))
     table = pd.concat(tables, ignore_index=True).sort_values(
         ["worst_nats", "effect_nats"], ascending=[True, False], na_position="last"
     )
@@ -120,7 +124,8 @@ def _order(config: ScreenConfig) -> list[str]:
     return [languages.target, *languages.preserve, *languages.off_target]
 
 
-def _held_out(config: ScreenConfig, target: Target, source: DocumentSource) -> dict[str, HeldOut]:
+def _held_out(config: ScreenConfig, target: Target, source: DocumentSource) -> dict[str, Tensor]:
+    """Windows [rows, window] of each language, in order."""
     from pd_finetune.evaluation.config import EvaluationConfig
     from pd_finetune.evaluation.held_out import held_out
 
@@ -131,13 +136,23 @@ def _held_out(config: ScreenConfig, target: Target, source: DocumentSource) -> d
         batch=config.batch,
         out_of_domain=False,
     )
-    return held_out(target, source, _order(config), settings)
+    found = held_out(target, source, _order(config), settings)
+    return {language: text.ids for language, text in found.items()}
 
 
 def prices(
-    config: ScreenConfig, kind: str, doses: Doses, sites: list[str], chance_nats: float
+    config: ScreenConfig,
+    kind: str,
+    first: Doses,
+    every: Doses,
+    sites: list[str],
+    chance_nats: float,
 ) -> pd.DataFrame:
     """A row per site: what inverting the piece does, and where and for what it reaches chance.
+
+    Args:
+        first: of target and first protected language alone, for finding the place.
+        every: of all slices, for its price.
 
     Columns: `kind`, `key`; `effect_nats`, the target language's rise at the first scale; `scale`,
     at which it is at chance (nan: at none up to the last scale), and there `damage_<slice>_nats`
@@ -153,16 +168,16 @@ def prices(
 
     order, rows = _order(config), []
     place = config.languages.all.index(config.languages.target)
-    clean = doses.cross_entropies(SubcomponentKey(sites[0], place), 1.0)
+    clean = every.cross_entropies(SubcomponentKey(sites[0], place), 1.0)
     distances = [1 - scale for scale in config.scales]
     for site in tqdm(sites, desc=f"{kind} pieces", unit="matrix"):
         key = SubcomponentKey(site, place)
-        found = doses.curve(key, -1, chance_nats, distances)
-        price = price_of(doses.refined(key, found, chance_nats), chance_nats)
+        found = first.curve(key, -1, chance_nats, distances)
+        price = price_of(first.refined(key, found, chance_nats), chance_nats)
         row = {"kind": kind, "key": str(key), "scale": price.scale}
         row["effect_nats"] = found[1].target_ce - clean[0]
         if not math.isnan(price.scale):
-            ces = doses.cross_entropies(key, price.scale)
+            ces = every.cross_entropies(key, price.scale)
             damages = {n: ce - c for n, ce, c in zip(order, ces, clean, strict=True)}
             row |= {f"damage_{n}_nats": damages[n] for n in order[1:]}
             row["worst_nats"] = max(damages[n] for n in order[1:])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.sampling import generate
 from pd_finetune.pretraining.baselines import unigram_nats
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.config import LanguagesConfig
 from pd_finetune.text.identify import CODE, LanguageIdentifier
 from pd_finetune.text.tokens import DocumentSource, token_stream
@@ -80,4 +81,4 @@ def speech(
         shares.append(float(np.mean([identifier.identify(t)[0] == language for t in texts])))
     train = token_stream(target.tokenizer, source, language, "train")
     unigram = unigram_nats(train, ids[:, 1:].flatten().numpy(), target.vocab_size)
-    return Speech(shares[0], shares[1], mean(sequence_cross_entropies(target, ids)), unigram)
+    return Speech(shares[0], shares[1], fmean(sequence_cross_entropies(target, ids)), unigram)

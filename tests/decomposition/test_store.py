@@ -18,8 +18,8 @@ from pd_finetune.errors import UserError
 from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 
 def stored(folder: Path) -> tuple[Target, Decomposition]:

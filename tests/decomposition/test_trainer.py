@@ -19,8 +19,8 @@ from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.decomposition.step import StepLoss
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import TrainingError, UserError
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 ROOT = Path(__file__).parents[2]
 RECIPES: dict[str, dict[str, Any]] = {

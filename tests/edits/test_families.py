@@ -14,9 +14,10 @@ from pd_finetune.decomposition.components import SiteMask, Subcomponents
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites, weight_at
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target
 from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from tests import families
 
 FAMILIES = list(families.MAKE)

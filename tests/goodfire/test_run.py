@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from pd_finetune import config, export, harvest
-from pd_finetune.cli import checked_config, config_folder
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
 from pd_finetune.finetuning import identity

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from pd_finetune.goodfire.tokenizer import tokenizer_name
 
 from pd_finetune.errors import UserError
 from pd_finetune.loading.target import load_target

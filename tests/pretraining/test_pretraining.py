@@ -14,7 +14,7 @@ from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, va
 from pd_finetune.targets.embedded import build
 from pd_finetune.targets.load import Target
 from pd_finetune.text.mixture import mixed_windows
-from tests.methods import tiny
+from tests import tiny
 
 SHAPE = ArchitectureConfig(vocab_size=320, width=16, layers=1, heads=2, mlp_width=24, context=16)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pd_finetune.results.tracker_process import RemoteTracker
 from rich.console import Console
 
 from pd_finetune.errors import UserError
@@ -28,7 +27,6 @@ from pd_finetune.records.record import (
     read_records,
 )
 from pd_finetune.records.tracking import BackgroundTracker, NoTracker, open_tracker
-from pd_finetune.results import environment, tracker_process
 from pd_finetune.results.table import print_record
 
 CONFIG: dict[str, Any] = {

@@ -15,7 +15,7 @@ from transformers.activations import NewGELUActivation
 from pd_finetune.errors import UserError
 from pd_finetune.loading.target import load_target
 from pd_finetune.targets.load import fuse_activations, weights_hash
-from tests.methods import tiny
+from tests import tiny
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pd_finetune.targets.partition import log_partition, mean_embedding_and_negentropy
-
 
 class _ChunkedDivergence(torch.autograd.Function):
     @staticmethod
@@ -54,31 +52,3 @@ def divergence_from_clean(
         hidden.flatten(0, -2), clean.flatten(0, -2), weight.to(hidden.dtype), bias, chunk
     )
     return flat.view(hidden.shape[:-1])
-
-
-class CleanOutput:
-    """A clean output with which several masked ones are compared, for half of the work of each.
-
-    Its side of the divergence is a vector and a number a position, see `targets.partition`.
-    As a difference of numbers about as large as ln(vocabulary), it is right to some 1e-6 nats in
-    float32, and of no use in bfloat16.
-
-    Args:
-        clean: last hidden states of the target's own forward.
-        head: the target's output embedding, a linear layer.
-    """
-
-    def __init__(self, clean: Float[Tensor, "*positions width"], head: nn.Module) -> None:
-        weight, bias = head.weight, getattr(head, "bias", None)
-        assert isinstance(weight, Tensor)
-        self.weight, self.bias = weight.to(clean.dtype), bias
-        self.mean, self.constant = mean_embedding_and_negentropy(
-            clean.flatten(0, -2), self.weight, bias
-        )
-
-    def divergence(self, masked: Float[Tensor, "*positions width"]) -> Float[Tensor, "*positions"]:
-        """KL(clean || masked) in nats per position; gradients reach `masked` alone."""
-        flat = masked.flatten(0, -2)
-        partition = log_partition(flat, self.weight, self.bias)
-        values = self.constant - torch.linalg.vecdot(flat, self.mean) + partition
-        return values.view(masked.shape[:-1])
