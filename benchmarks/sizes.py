@@ -68,7 +68,6 @@ def config_of(size: str, variant: Variant, precision: str, rows: int) -> Decompo
 def composed(words: list[str]) -> DecomposeConfig:
     """The checked configuration that `decompose` makes of these words."""
 
-
     return cast("DecomposeConfig", stage_config("decompose", words))
 
 

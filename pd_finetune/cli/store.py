@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from pd_finetune.decomposition import config as decomposition
+from pd_finetune.decomposition.bases import config as bases
 from pd_finetune.edits import config as edits
 from pd_finetune.evaluation import config as evaluation
 from pd_finetune.finetuning import config as finetuning
@@ -24,6 +25,10 @@ GROUPS: dict[str, Any] = {
     "decomposition": decomposition.DecompositionConfig,
     "decomposition_goodfire": goodfire.GoodfireDecompositionConfig,
     "decomposition_train": decomposition.TrainedDecompositionConfig,
+    "decomposition_basis": bases.BasisConfig,
+    "decomposition_random": bases.RandomBasisConfig,
+    "decomposition_language": bases.LanguageBasisConfig,
+    "decomposition_lda": bases.LDABasisConfig,
     "languages": text.LanguagesConfig,
     "selection_top": selection.TopSelection,
     "selection_label": selection.LabelSelection,

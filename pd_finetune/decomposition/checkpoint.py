@@ -26,6 +26,8 @@ def identity(config: DecomposeConfig, target_hash: str, start_hash: str | None) 
     # settings younger than the format count where they differ from what was done before them
     if config.initial != "row_space":
         kept.append("initial")
+    if config.initial in ("pca", "ica"):
+        kept.append("initial_tokens")
     if config.recipe.adversary_warmup_fraction == 0:
         del values["recipe"]["adversary_warmup_fraction"]
     if config.ci_function.kind == "transformer":

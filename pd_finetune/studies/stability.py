@@ -67,19 +67,20 @@ def start_cosines(found: Harvested, target: Target) -> dict[tuple[str, int], flo
     """Cosine of each subcomponent with the one it was at step 0; none where that is unknown."""
     from pd_finetune.decomposition.components import Subcomponents
     from pd_finetune.decomposition.evidence.stability import cosines
-    from pd_finetune.decomposition.initialise import initialise
+    from pd_finetune.decomposition.initialise import INITIAL, initialise
 
     config = found.decomposition.record.get("config", {})
-    if config.get("start_from") or "seed" not in config:
-        return {}
     initial = config.get("initial", "row_space")  # older records: there was no other
+    if config.get("start_from") or "seed" not in config or initial not in INITIAL:
+        return {}
     own = found.decomposition.components
     start = Subcomponents(own.sites).to(target.device)
     initialise(start, target.model, config["seed"], initial)
     values = {}
     for site in own.sites:
         between = cosines(own.V(site), own.U(site), start.V(site), start.U(site))
-        values |= {(site, index): cosine for index, cosine in enumerate(between.diagonal().tolist())}
+        own_starts = between.diagonal().tolist()
+        values |= {(site, index): cosine for index, cosine in enumerate(own_starts)}
     return values
 
 

@@ -118,7 +118,9 @@ def run(config: ToysConfig) -> Path:
 
     out = make_folder(Path(config.out).expanduser())
     places = {  # one seed of everything first
-        f"{variant}_s{seed}": (variant, seed) for seed in config.seeds for variant in config.variants
+        f"{variant}_s{seed}": (variant, seed)
+        for seed in config.seeds
+        for variant in config.variants
     }
     words = {name: [*VARIANTS[toy], f"seed={seed}"] for name, (toy, seed) in places.items()}
     records, failed = train_all(config, words)

@@ -37,9 +37,7 @@ def start(words: list[str], shared: list[str]) -> Path:
 
 
 @pytest.fixture
-def slimmed(
-    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, Path]:
+def slimmed(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A whole decomposition with its harvest, and its slim form."""
     assert slim(monkeypatch, start, tmp_path / "slim") == 0
     return start, tmp_path / "slim"
