@@ -320,6 +320,7 @@ class RunConfig:
     compile: bool = False  # the target's layers, by torch.compile
     progress: bool = True
     shard: str | None = None  # of a sweep, see `sweep.shard`; a single run has none
+    arm: dict[str, Any] | None = None  # name, label, order and colour, of configs/arm
 
     def __post_init__(self) -> None:
         require(self.budget >= 1, f"budget={self.budget}: it counts tokens, give 1 or more")

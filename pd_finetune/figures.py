@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,55 +15,51 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pd_finetune.plots.style import Drawing
-    from pd_finetune.report.page import Costs
-    from pd_finetune.results.record import RunRecord
+    from pd_finetune.report.page import Findings
     from pd_finetune.results.variants import Variant
 
 
 def run(config: FiguresConfig) -> Path:
-    """Read all finished runs, write figures with their numbers, tables and the page.
+    """Read all finished runs, write figures with their numbers, tables and the pages.
+
+    Of `<out>/variants` only what `config.variants` names is written anew, and nothing deleted.
 
     Raises:
         UserError: there are no finished runs, they do not belong in one table, or what was named
-            beside them (harvest, tuning, rollouts) does not fit.
+            beside them (harvest, tuning, rollouts, variants) does not fit.
     """
     from rich.console import Console
 
     from pd_finetune.files import make_folder, write_text
-    from pd_finetune.plots import tables
-    from pd_finetune.report.headline import headline_table, latex
     from pd_finetune.report.page import Findings, page
-    from pd_finetune.results.claims import answers
-    from pd_finetune.results.evidence import Evidence
-    from pd_finetune.results.summary import summarise, write_csv
+    from pd_finetune.results.table import print_medians
     from pd_finetune.results.variants import VARIANTS
+    from pd_finetune.tables import write_csv
 
     console = Console()
-    frame = _frame(Path(config.runs).expanduser(), console)
     out = Path(config.out).expanduser()
+    frame = _frame(Path(config.runs).expanduser(), console)
     trials, fires, rollouts = _beside(config, frame, out, console)
-    costs = _costs(frame, trials)
     variants = _variants(config, frame, out, console)
+    costs = _costs(frame, trials, published=True)
+    findings = Findings(frame, fires, rollouts, costs, list(variants.values()))
+    of_variants = [
+        Findings(one.frame, _fires(one.frame), costs=_costs(one.frame, trials), variant=one)
+        for one in variants.values()
+    ]
     make_folder(out)
-    summary = summarise(frame)
-    parts = answers(Evidence(frame, fires, rollouts))
-    drawn = _draw(_drawings(frame, summary, trials, fires, costs), out)
-    write_csv(frame, out / "runs.csv")
-    write_csv(summary, out / "summary.csv")
-    _write_tables(out, [asdict(part) for part in parts], costs)
-    for old in (out / VARIANTS).glob("*.csv"):  # of an earlier call: would come back with the next
-        if old.stem not in [variant.name for variant in variants]:
-            old.unlink()
-    for variant in variants:
-        write_csv(variant.frame, make_folder(out / VARIANTS) / f"{variant.name}.csv")
-    headline = headline_table(frame, summary)
-    write_text(out / "headline.md", tables.markdown(headline))
-    write_text(out / "headline.tex", latex(headline))
-    write_text(out / "table.md", tables.page(frame, summary))
-    findings = Findings(frame, summary, parts, drawn, rollouts, costs, variants)
+    findings.drawn = _draw(_drawings(findings, trials), out)
+    _write_tables(findings, out)
+    for place, one in variants.items():
+        folder = make_folder(out / VARIANTS)
+        if place.resolve() != (folder / f"{one.name}.csv").resolve():
+            write_csv(one.whole, folder / f"{one.name}.csv")
+    for of_variant in of_variants:
+        assert of_variant.variant is not None
+        write_text(out / VARIANTS / f"{of_variant.variant.name}.md", page(of_variant))
     write_text(out / "README.md", page(findings))
-    tables.print_headline(frame, summary, console)
-    console.print(f"figures: {', '.join(drawn)} (.png, .svg, .csv)", soft_wrap=True)
+    print_medians(frame, findings.summary, console)
+    console.print(f"figures: {', '.join(findings.drawn)} (.png, .svg, .csv)", soft_wrap=True)
     console.print(f"page: {out / 'README.md'}", soft_wrap=True, markup=False)
     return out
 
@@ -73,133 +68,127 @@ def run(config: FiguresConfig) -> Path:
 
 
 def _frame(runs: Path, console: Console) -> pd.DataFrame:
-    from pd_finetune.results.summary import read_frame, runs_frame
+    from pd_finetune.results.frame import read_frame, runs_frame
+    from pd_finetune.results.record import read_records
 
     if runs.suffix == ".csv":
         return read_frame(runs)
-    records = _finished(runs, console)
+
+    def warn(error: UserError) -> None:
+        console.print(f"left out: {error}", soft_wrap=True, markup=False)
+
+    records = read_records(runs, on_broken=warn)
+    begun = sum(path.is_file() for path in runs.glob("*/config.yaml")) - len(records)
+    if not records:
+        left = f" ({begun} failed, half-finished or damaged)" if begun > 0 else ""
+        where = "" if runs == Path("runs") else f" paths.runs={runs}"
+        raise UserError(
+            f"no finished runs in '{runs}'{left}: make some with python -m pd_finetune.run -m "
+            f"experiment=write_up{where}, or set runs=... to a folder of run directories"
+        )
+    if begun > 0:
+        console.print(f"{begun} failed, half-finished or damaged runs are left out")
     frame = runs_frame(records)
     if len(frame) < len(records):
         console.print(f"{len(records) - len(frame)} runs repeat another one: counted once")
     return frame
 
 
-def _finished(folder: Path, console: Console) -> list[RunRecord]:
-    from pd_finetune.results.record import read_records
-
-    def warn(error: UserError) -> None:
-        console.print(f"left out: {error}", soft_wrap=True, markup=False)
-
-    records = read_records(folder, on_broken=warn)
-    begun = sum(path.is_file() for path in folder.glob("*/config.yaml")) - len(records)
-    if not records:
-        left = f" ({begun} failed, half-finished or damaged)" if begun > 0 else ""
-        where = "" if folder == Path("runs") else f" paths.runs={folder}"
-        raise UserError(
-            f"no finished runs in '{folder}'{left}: make some with python -m pd_finetune.run -m "
-            f"experiment=write_up{where}, or set runs=... to a folder of run directories"
-        )
-    if begun > 0:
-        console.print(f"{begun} failed, half-finished or damaged runs are left out")
-    return records
-
-
 def _beside(
     config: FiguresConfig, frame: pd.DataFrame, out: Path, console: Console
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Tuning trials, what the selected subcomponents fire on, rollouts; None where absent."""
-    from pd_finetune.results.firing import fires_on, harvest_folder
     from pd_finetune.results.rollouts import FILE, read_rollouts
     from pd_finetune.results.tuning import read_trials
 
     trials = read_trials(Path(config.tuning).expanduser() if config.tuning else out / "tuning")
-    harvest = Path(config.harvest).expanduser() if config.harvest else harvest_folder(frame)
+    fires = _fires(frame, config.harvest)
     texts = Path(config.rollouts).expanduser() if config.rollouts else out / FILE
-    absent = []
-    if trials.empty:
-        absent.append("tuning trials (tuning=<folder>)")
-    if harvest is None:
-        absent.append("harvest (harvest=<folder>)")
-    if not texts.is_file() and not config.rollouts:
-        absent.append("rollouts (python -m pd_finetune.rollouts)")
-    if absent:
-        console.print(f"not found, left out: {', '.join(absent)}", soft_wrap=True, markup=False)
-    fires = fires_on(frame, harvest) if harvest else None
-    return trials, fires, read_rollouts(texts) if texts.is_file() or config.rollouts else None
+    rollouts = read_rollouts(texts) if texts.is_file() or config.rollouts else None
+    absent = {
+        "tuning trials (tuning=<folder>)": trials.empty,
+        "harvest (harvest=<folder>)": fires is None,
+        "rollouts (python -m pd_finetune.rollouts)": rollouts is None,
+    }
+    if any(absent.values()):
+        names = ", ".join(name for name, missing in absent.items() if missing)
+        console.print(f"not found, left out: {names}", soft_wrap=True, markup=False)
+    return trials, fires, rollouts
+
+
+def _fires(frame: pd.DataFrame, given: str | None = None) -> pd.DataFrame | None:
+    from pd_finetune.results.firing import fires_on, harvest_folder
+
+    folder = Path(given).expanduser() if given else harvest_folder(frame)
+    return fires_on(frame, folder) if folder else None
 
 
 def _variants(
     config: FiguresConfig, frame: pd.DataFrame, out: Path, console: Console
-) -> list[Variant]:
-    """By target language, each of runs that differ from the main ones in that, or in protection."""
+) -> dict[Path, Variant]:
+    """Runs that differ from the main ones in languages or decomposition, in order of their names.
+
+    By default all that stand in `<out>/variants`.
+    """
     from pd_finetune.results.variants import VARIANTS, check_distinct, variant
 
     places = sorted((out / VARIANTS).glob("*.csv"))
     if config.variants is not None:
         places = [Path(place).expanduser() for place in config.variants]
-    found = []
+    found = {}
     for place in places:
         try:
             if not place.exists():
                 raise UserError("there is no such folder or table")
-            found.append(variant(_frame(place, console), frame))
+            found[place] = variant(_frame(place, console), frame)
         except UserError as error:
             raise UserError(
                 f"variants: '{place}': {error} (variants=[] draws the page without any)"
             ) from None
-    check_distinct(found)
-    return sorted(found, key=lambda variant: variant.name)
+    check_distinct(list(found.values()))
+    return dict(sorted(found.items(), key=lambda item: item[1].name))
 
 
-def _costs(frame: pd.DataFrame, trials: pd.DataFrame) -> Costs | None:
-    from pd_finetune.report.page import Costs
-    from pd_finetune.results.break_even import break_even
-    from pd_finetune.results.costs import edits, folders_of, preparation, sizes_of
+def _costs(
+    frame: pd.DataFrame, trials: pd.DataFrame, published: bool = False
+) -> pd.DataFrame | None:
+    import pandas as pd
+
+    from pd_finetune.results import published_costs
+    from pd_finetune.results.costs import costs, folders_of
 
     folders = folders_of(frame)
     if folders is None:
         return None
-    prepared = preparation(frame, *folders)
-    spent = edits(frame, trials, sizes_of(*folders))
-    return Costs(prepared, spent, break_even(frame, prepared, spent))
+    found = costs(frame, trials, *folders)
+    if not published:
+        return found
+    settings = frame[["steps", "protected_tokens_per_step"]].median()
+    return pd.concat([found, published_costs.costs(*settings)], ignore_index=True)
 
 
 # ------------------------------------------------------------------ what comes out
 
 
-def _drawings(
-    frame: pd.DataFrame,
-    summary: pd.DataFrame,
-    trials: pd.DataFrame,
-    fires: pd.DataFrame | None,
-    costs: Costs | None,
-) -> dict[str, Callable[[], Drawing | None]]:
+def _drawings(findings: Findings, trials: pd.DataFrame) -> dict[str, Callable[[], Drawing | None]]:
     """Every figure by the name of its files."""
-    from pd_finetune.plots import (
-        appendix,
-        cost,
-        damage,
-        firing,
-        off_target,
-        scalars,
-        to_chance,
-        tokens,
-        tradeoff,
-        tuning,
-    )
+    from pd_finetune.plots import budgets, cost, firing, off_target, scalars, tokens, tradeoff
+    from pd_finetune.plots import tuning as trials_plot
 
+    frame, summary, fires = findings.frame, findings.summary, findings.fires
+    costs, even = findings.costs, findings.break_even
     return {
-        "to_chance": lambda: to_chance.draw(frame, summary),
-        "damage": lambda: damage.draw(frame, summary),
+        "to_chance": lambda: budgets.to_chance(frame, summary),
+        "damage": lambda: budgets.damage(frame, summary),
         "tradeoff": lambda: tradeoff.draw(frame, summary),
         "off_target": lambda: off_target.draw(frame, summary),
         "tokens_to_target": lambda: tokens.draw(frame),
-        "appendix": lambda: appendix.draw(frame, summary),
+        "appendix": lambda: budgets.appendix(frame, summary),
         "scalars": lambda: scalars.draw(frame),
         "scalars_several": lambda: scalars.draw_several(frame),
         "firing": lambda: None if fires is None else firing.draw(fires),
-        "tuning": lambda: tuning.draw(frame, trials),
-        "cost": lambda: None if costs is None else cost.draw(frame, costs.break_even),
+        "tuning": lambda: trials_plot.draw(frame, trials),
+        "cost": lambda: None if costs is None or even is None else cost.draw(even, costs),
     }
 
 
@@ -218,18 +207,33 @@ def _draw(drawings: dict[str, Callable[[], Drawing | None]], out: Path) -> list[
     return drawn
 
 
-def _write_tables(out: Path, parts: list[dict[str, object]], costs: Costs | None) -> None:
+def _write_tables(findings: Findings, out: Path) -> None:
+    from dataclasses import asdict
+
     import pandas as pd
 
-    from pd_finetune.results.summary import write_csv
+    from pd_finetune.files import write_text
+    from pd_finetune.report.page import page_of_budgets
+    from pd_finetune.report.tables import headline_table
+    from pd_finetune.tables import latex, markdown, write_csv
 
-    write_csv(pd.DataFrame(parts), out / "claims.csv")
-    made = None if costs is None else (costs.prepared, costs.edits, costs.break_even)
-    for place, name in enumerate(("costs.csv", "edits.csv", "break_even.csv")):
-        if made is None:
-            (out / name).unlink(missing_ok=True)
+    frame = findings.frame
+    tables = {
+        "runs": frame,
+        "summary": findings.summary,
+        "claims": pd.DataFrame([asdict(part) for part in findings.parts]),
+        "costs": findings.costs,
+        "break_even": findings.break_even,
+    }
+    for name, table in tables.items():
+        if table is None:
+            (out / f"{name}.csv").unlink(missing_ok=True)
         else:
-            write_csv(made[place], out / name)
+            write_csv(table, out / f"{name}.csv")
+    headline = headline_table(frame, findings.summary)
+    write_text(out / "headline.md", markdown(headline))
+    write_text(out / "headline.tex", latex(headline))
+    write_text(out / "table.md", page_of_budgets(findings))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,9 @@ def run(config: RolloutsConfig) -> Path:
 
 def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
     """Of each arm the `count` runs of lowest seed at the arm's best budget, by directory."""
-    from pd_finetune.results.arms import arm_name
-    from pd_finetune.results.reached import comparison_budgets
+    from pd_finetune.results.comparison import comparison_budgets
+    from pd_finetune.results.frame import runs_frame
     from pd_finetune.results.record import read_runs
-    from pd_finetune.results.summary import runs_frame
 
     runs = read_runs(root, on_broken=lambda error: print(f"left out: {error}"))
     if not runs:
@@ -66,8 +65,8 @@ def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
     budgets = comparison_budgets(runs_frame(list(runs.values()))).set_index("arm")["budget"]
     by_arm: dict[str, dict[int, Path]] = {arm: {} for arm in budgets.index}
     for folder, record in runs.items():
-        if record.budget == budgets[arm_name(record)]:
-            by_arm[arm_name(record)].setdefault(record.seed, folder)
+        if record.budget == budgets[record.arm]:
+            by_arm[record.arm].setdefault(record.seed, folder)
     folders = [own[seed] for own in by_arm.values() for seed in sorted(own)[:count]]
     return {folder: runs[folder] for folder in folders}
 
@@ -82,7 +81,6 @@ def _rollouts(
     """Greedy and sampled continuations of all prompts by the target, edited as in `record`."""
     from pd_finetune.evaluation.repetition import repeated_ngrams
     from pd_finetune.evaluation.sampling import generate
-    from pd_finetune.results.arms import arm_name
     from pd_finetune.results.rollouts import UNEDITED, Rollout, identified
 
     prompts = [(code, text) for code, texts in config.prompts.items() for text in texts]
@@ -104,7 +102,7 @@ def _rollouts(
             for sample, ids in enumerate(continuations):
                 text = str(target.tokenizer.decode(ids, skip_special_tokens=True))
                 yield Rollout(
-                    arm=UNEDITED if record is None else arm_name(record),
+                    arm=UNEDITED if record is None else record.arm,
                     budget=None if record is None else record.budget,
                     seed=None if record is None else record.seed,
                     mode=mode,
