@@ -1,4 +1,4 @@
-"""Tables as text and files, the one way for all: Markdown, LaTeX, CSV, and numbers in their cells."""
+"""Tables as text and files, one way for all: Markdown, LaTeX, CSV, and numbers in their cells."""
 
 from __future__ import annotations
 

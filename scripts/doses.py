@@ -39,7 +39,6 @@ from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import doses as picture
 from pd_finetune.plots import style
-from pd_finetune.plots.tables import markdown
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.doses import (
@@ -51,6 +50,7 @@ from pd_finetune.selection.doses import (
 )
 from pd_finetune.selection.rank import select_label
 from pd_finetune.selection.store import load_harvest
+from pd_finetune.tables import markdown
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, load_target
 
@@ -214,7 +214,8 @@ def page(prices: dict[str, pd.DataFrame], language: str, protected: str, split: 
         "windows of either. *By label*: what the label rule selects, its damage, and its place "
         "among those of its row."
     )
-    return f"# The price of chance\n\n{fill(words, 118)}\n\n{markdown(pd.DataFrame(rows))}"
+    table = markdown(pd.DataFrame(rows), written=("cheapest", "by label"))
+    return f"# The price of chance\n\n{fill(words, 118)}\n\n{table}"
 
 
 def _chosen(own: pd.DataFrame) -> str:

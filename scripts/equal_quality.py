@@ -39,7 +39,7 @@ from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import equal_quality as picture
-from pd_finetune.plots.tables import markdown
+from pd_finetune.tables import markdown
 
 LRS = [3e-3]
 RIVALS = ["1e-3:2e-4", "3e-3:2e-4", "3e-3:1e-3"]  # learning rate and minimality coefficient
@@ -229,7 +229,7 @@ def page(rows: pd.DataFrame, ratios: pd.DataFrame, rival: str, how: str) -> str:
         "Decompositions of the embedded target, each with a whole schedule of its own. KL in nats "
         "per token on held-out\ntext. Minutes: steps times the seconds of a step of "
         f"{names[rival]}\nand of the merged recipe ({how}).\n\n"
-        f"{markdown(pd.DataFrame(every))}\n"
+        f"{markdown(pd.DataFrame(every), written=('recipe',))}\n"
         "KL of the merged recipe divided by the rival's, at the rival's CI-L0, between its own "
         "decompositions; below 1 is better.\n–: its decompositions do not reach this CI-L0.\n\n"
         f"{markdown(pd.DataFrame(compared))}"

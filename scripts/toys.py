@@ -22,7 +22,7 @@ from decomposed import decomposed, told_apart
 from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
-from pd_finetune.results.summary import write_csv
+from pd_finetune.tables import write_csv
 
 VARIANTS = {
     "tms_5_2": ["experiment=toy_tms_5_2"],

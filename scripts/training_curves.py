@@ -24,7 +24,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence
-from pd_finetune.plots.tables import markdown
+from pd_finetune.tables import markdown
 
 COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
 KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")

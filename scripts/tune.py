@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pd_finetune.cli import stage_config
-from pd_finetune.results.table import DAMAGE_NATS
-from pd_finetune.results.tuning import ALSO, COLUMNS, DAMAGE_WEIGHT
+from pd_finetune.results.tuning import ALSO, COLUMNS
+from pd_finetune.results.tuning import score as score_of
 
 LR = {
     "one_scalar": (0.1, 0.2, 0.4, 0.8),
@@ -46,10 +46,9 @@ Score = tuple[float, float]
 
 
 def score(row: dict[str, Any]) -> Score:
-    """Nats short of chance + 10 * (English damage over 0.10), then damage; lower is better."""
-    short = max(0.0, float(row["to_chance_nats"]))
+    """By the common rule, then damage; lower is better."""
     damage = float(row["english_damage_nats"])
-    return short + DAMAGE_WEIGHT * max(0.0, damage - DAMAGE_NATS), damage
+    return score_of(float(row["to_chance_nats"]), damage), damage
 
 
 def around(best: Setting) -> list[Setting]:

@@ -16,7 +16,7 @@ _COLUMNS = ["arm", "budget", "seed", "place", "key", "m_c"]
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per scale of every run: arm, budget, seed, place in the selection (from 1), key, m_c."""
+    """A row per scale of every run: arm, budget, seed, place (from 1), key, m_c."""
     rows = [
         (row.arm, row.budget, row.seed, place, key, scale)
         for row in frame.itertuples()

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from pd_finetune.plots import style
 from pd_finetune.results.arms import arms_of
-from pd_finetune.results.tuning import ALSO, cells, usual_third, used_settings
+from pd_finetune.results.tuning import ALSO, cells, used_settings, usual_third
 
 _COLOURS = "cividis_r"  # ordered in lightness too, so that it survives a grey print
 

@@ -106,7 +106,7 @@ def spent_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict_table(parts: Sequence[Part]) -> pd.DataFrame:
-    """Claim, statement and overall verdict (in bold Markdown) with the number of parts that hold."""
+    """Claim, statement, overall verdict (in bold Markdown) and the number of parts that hold."""
     rows = []
     for name, verdict in verdicts(parts).items():
         own = [part.verdict for part in parts if part.claim == name]

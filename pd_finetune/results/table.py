@@ -96,7 +96,8 @@ def record_table(record: RunRecord) -> RenderableType:
     Green: the target within 0.1 nats of chance or above it, protected languages damaged by less
     than 0.10 nats.
     """
-    title = f"{record.arm or record.method}, budget {record.budget}, seed {record.seed}: {record.status}"
+    name = record.arm or record.method
+    title = f"{name}, budget {record.budget}, seed {record.seed}: {record.status}"
     if not record.finished:
         return Group(Text(title, style="bold red"), Text(record.error or ""))
     return Group(Text(title, style="bold"), _languages(record), _facts(record))

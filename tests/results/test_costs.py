@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pd_finetune.report.costs import _break_even
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
-from pd_finetune.report.costs import _break_even
 from pd_finetune.results import published_costs
 from pd_finetune.results.break_even import break_even, edits_to_break_even, equal_budget
 from pd_finetune.results.costs import Sizes, edits, folders_of, preparation, sizes_of
