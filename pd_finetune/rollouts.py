@@ -29,8 +29,10 @@ def run(config: RolloutsConfig) -> Path:
 
     from pd_finetune.files import make_folder
     from pd_finetune.finetuning.finished import load_method, load_parts
-    from pd_finetune.results.rollouts import FILE, print_scores, write_rollouts
+    from pd_finetune.report.tables import score_table
+    from pd_finetune.results.rollouts import FILE, read_rollouts, write_rollouts
     from pd_finetune.runtime import prepare
+    from pd_finetune.tables import print_table
     from pd_finetune.text.identify import LanguageIdentifier
 
     chosen = _chosen(Path(config.runs).expanduser(), config.runs_per_arm)
@@ -45,7 +47,11 @@ def run(config: RolloutsConfig) -> Path:
         rollouts += _rollouts(config, target, identifier, record, method.edited())
     path = out / FILE
     write_rollouts(path, rollouts)
-    print_scores(rollouts)
+    target_language = record.target_language
+    print_table(
+        score_table(read_rollouts(path), target_language),
+        "share of continuations in their prompt's language, and of repeated 4-grams",
+    )
     print(f"rollouts: {path}")
     return path
 

@@ -54,12 +54,8 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[st
         )
 
 
-def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look], ends: bool = False) -> None:
-    """Per arm a line through the medians and a band of the 95 % interval, against the budget.
-
-    Args:
-        ends: name each at its right end.
-    """
+def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
+    """Per arm a line through the medians and a band of the 95 % interval, against the budget."""
     last: dict[str, tuple[float, float]] = {}
     for arm, look in styles.items():
         own = summary[summary["arm"] == arm]
@@ -73,8 +69,6 @@ def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look], ends: bool
             marker=look.marker,
             markersize=5,
             linewidth=1.8,
-            label=look.label,
         )
         last[arm] = (float(budgets[-1]), float(own["median"].iloc[-1]))
-    if ends:
-        label_ends(axes, last, styles)
+    label_ends(axes, last, styles)

@@ -28,10 +28,10 @@ from pd_finetune.text.languages import LANGUAGE_NAMES
 CAPTIONS = {
     "to_chance": "Distance to chance against budget",
     "damage": "Damage to the protected language against budget",
+    "other_damage": "Damage to the other languages against budget, their mean",
     "tradeoff": "Damage against cross-entropy of the target language, in order of budget",
     "off_target": "Damage by language, at the budget where each arm is compared; true means",
     "tokens_to_target": "Tokens to target",
-    "appendix": "Appendix: rank 4, and LoRA on the one matrix",
     "scalars": "The one scalar, by budget and seed",
     "scalars_several": "The scales of several subcomponents, by budget and seed",
     "firing": "What the selected subcomponents fire on",

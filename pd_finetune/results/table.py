@@ -1,8 +1,6 @@
-"""Tables for the terminal: one record, and the medians of all."""
+"""One record as a table that a person reads at a glance."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -10,9 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pd_finetune.results.record import RunRecord
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AT_CHANCE_NATS = 0.1  # gap at or below which the target language counts as destroyed
 DAMAGE_NATS = 0.10  # damage below which a protected language counts as kept
@@ -106,29 +101,3 @@ def record_table(record: RunRecord) -> RenderableType:
 def print_record(record: RunRecord, console: Console | None = None) -> None:
     """Print the table to the terminal (or another console)."""
     (console or Console()).print(record_table(record))
-
-
-def print_medians(frame: pd.DataFrame, summary: pd.DataFrame, console: Console) -> None:
-    """Medians by arm and budget, so that a line fits a terminal; green where the target is met."""
-    from pd_finetune.results.arms import label
-    from pd_finetune.results.frame import damage_languages, protected_of
-
-    protected = protected_of(frame)
-    title = f"medians: {frame['target_language'].iloc[0]} to chance, then damage by language "
-    title += "[nats per token]"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", padding=0)
-    table.add_column("arm")
-    languages = damage_languages(frame)
-    for column in ("budget", "seeds", "to chance", *languages):
-        table.add_column(column, justify="right", no_wrap=True)
-    for (arm, budget), own in summary.groupby(["arm", "budget"], sort=False):
-        medians = own.set_index("measure")["median"]
-        gap = float(medians["to_chance_nats"])
-        cells = [_verdict(f"{gap:+.3f}", gap <= AT_CHANCE_NATS)]
-        for name in languages:
-            value = float(medians[f"damage_{name}_nats"])
-            cell = f"{value:+.3f}"
-            kept = _verdict(cell, value < DAMAGE_NATS)
-            cells.append(kept if name in protected else Text(cell))
-        table.add_row(Text(label(str(arm))), str(budget), str(own["seeds"].iloc[0]), *cells)
-    console.print(table)

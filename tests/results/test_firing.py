@@ -10,8 +10,8 @@ from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION
 from pd_finetune.errors import UserError
 from pd_finetune.plots import firing as plot
 from pd_finetune.results.firing import fires_on, harvest_folder, selected
+from pd_finetune.results.frame import runs_frame
 from pd_finetune.results.record import Hashes, RunRecord
-from pd_finetune.results.summary import runs_frame
 from tests.plots import synthetic
 
 FOLDER = EMBEDDED_DECOMPOSITION / "harvest"
