@@ -31,23 +31,9 @@ from pd_finetune.text.languages import LANGUAGE_NAMES
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _ROOMY_TICKS = 8  # on a budget axis; the labels of more would run into each other
 MUTED, INK = "#6b6b6b", "#222222"
-_RC: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 20,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "pd_finetune",  # the same numbers give the same file
-}
+_RC = matplotlib.rc_params_from_file(
+    str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
+)
 
 
 @dataclass

@@ -60,7 +60,9 @@ def build(config: FiguresConfig) -> Path:
             write_csv(one.whole, table)
         write_text(table.with_suffix(".md"), pages[one.name])
     write_text(out / "README.md", page(findings))
-    print_table(headline.iloc[:, :6], "where arms are compared: medians [95 %], nats", console)
+    print_table(
+        headline.iloc[:, [0, 2, 3, 4]], "where arms are compared: medians [95 %], nats", console
+    )
     console.print(f"figures: {', '.join(findings.drawn)} (.png, .svg, .csv)", soft_wrap=True)
     console.print(f"page: {out / 'README.md'}", soft_wrap=True, markup=False)
     return out

@@ -25,20 +25,6 @@ from pd_finetune.results.verdicts import NOT_TESTABLE, Part
 from pd_finetune.tables import escaped, markdown
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
-CAPTIONS = {
-    "to_chance": "Distance to chance against budget",
-    "damage": "Damage to the protected language against budget",
-    "other_damage": "Damage to the other languages against budget, their mean",
-    "tradeoff": "Damage against cross-entropy of the target language, in order of budget",
-    "off_target": "Damage by language, at the budget where each arm is compared; true means",
-    "tokens_to_target": "Tokens to target",
-    "scalars": "The one scalar, by budget and seed",
-    "scalars_several": "The scales of several subcomponents, by budget and seed",
-    "firing": "What the selected subcomponents fire on",
-    "tuning": "All tuning trials",
-    "cost": "Compute over many edits",
-}
-
 
 @dataclass
 class Findings:
@@ -124,7 +110,7 @@ def _facts(frame: pd.DataFrame) -> dict[str, Any]:
 
 def page(findings: Findings) -> str:
     """The whole page in Markdown; the same findings give the same text."""
-    frame, variant = findings.frame, findings.variant
+    frame, variant, captions = findings.frame, findings.variant, tables.WORDS["captions"]
     code = str(frame["target_language"].iloc[0])
     untested = [part.claim for part in findings.parts if part.verdict == NOT_TESTABLE]
     values = _facts(frame) | {
@@ -133,7 +119,7 @@ def page(findings: Findings) -> str:
         "verdicts": _markdown(tables.verdict_table(findings.parts), "verdict"),
         "parts": _markdown(tables.part_table(findings.parts)),
         "untested": ", ".join(dict.fromkeys(untested)),
-        "figures": {name: words for name, words in CAPTIONS.items() if name in findings.drawn},
+        "figures": {name: words for name, words in captions.items() if name in findings.drawn},
         "rollouts": None,
         "costs": None,
         "variants": None,

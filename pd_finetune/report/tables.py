@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from pd_finetune.results import break_even as even
 from pd_finetune.results import verdicts as rules
 from pd_finetune.results.arms import arms_of, label
-from pd_finetune.results.claims import STATEMENTS, verdicts
+from pd_finetune.results.claims import verdicts
 from pd_finetune.results.comparison import comparison_budgets, tokens_text, tokens_to_target
 from pd_finetune.results.costs import HERE, PER_EDIT
 from pd_finetune.results.frame import RUN, damage_languages
@@ -23,6 +24,9 @@ from pd_finetune.results.verdicts import Part
 from pd_finetune.tables import interval
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
+WORDS = yaml.safe_load(
+    Path(__file__).with_name("templates").joinpath("words.yaml").read_text("utf-8")
+)
 _LONGEST = 220  # letters of a continuation that is shown
 
 
@@ -112,7 +116,7 @@ def verdict_table(parts: Sequence[Part]) -> pd.DataFrame:
         own = [part.verdict for part in parts if part.claim == name]
         testable = [found for found in own if found != rules.NOT_TESTABLE]
         counts = f"{own.count(rules.REPRODUCED)} of {len(testable)}"
-        rows.append((name, STATEMENTS[name], f"**{verdict}**", counts))
+        rows.append((name, WORDS["claims"][name], f"**{verdict}**", counts))
     return pd.DataFrame(rows, columns=["", "claim", "verdict", "parts reproduced"])
 
 
@@ -190,20 +194,21 @@ def score_table(rollouts: pd.DataFrame, target: str) -> pd.DataFrame:
     """Per arm and mode: share of continuations in their prompt's language, and repeated 4-grams."""
     table = scores(rollouts, target)
     languages = list(dict.fromkeys(rollouts["language"]))
-    others = [name for name in languages if name != target]
+    repeated = {target: [target], "others": [name for name in languages if name != target]}
     rows = []
     for arm in _order(rollouts):
         for mode, own in table[table["arm"] == arm].groupby("mode"):
-            own = own.set_index("language")
-            budget = own["budget"].iloc[0]
-            row = {"arm": label(arm), "budget": "–" if pd.isna(budget) else f"{int(budget):,}"}
-            row |= {"mode": mode, "runs": str(int(own["runs"].iloc[0]))}
+            own = own.set_index("language").reindex(languages)
+            first = own.dropna(subset="runs").iloc[0]
+            row = {"arm": label(arm), "mode": mode, "runs": str(int(first["runs"]))}
+            row["budget"] = "–" if pd.isna(first["budget"]) else f"{int(first['budget']):,}"
             for name in languages:
-                row[f"{name} → {name}"] = f"{own['as_prompt'].get(name, math.nan):.2f}"
-            for title, names in ((target, [target]), ("others", others)):
-                row[f"repeated, {title}"] = f"{own['repetition'].reindex(names).mean():.2f}"
+                row[f"{name} → {name}"] = f"{own.loc[name, 'as_prompt']:.2f}"
+            for title, names in repeated.items():
+                row[f"repeated, {title}"] = f"{own.loc[names, 'repetition'].mean():.2f}"
             rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table[["arm", "budget", *table.columns.drop(["arm", "budget"])]]
 
 
 def examples(rollouts: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:

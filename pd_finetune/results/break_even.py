@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -62,21 +63,18 @@ def break_even(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     own = costs[costs["model"] == HERE]
     fixed = own[(own["counted"] == ONCE) & (own["stage"] != "target")][list(CURRENCIES)].sum()
     cost: Any = own[own["counted"] == PER_EDIT].set_index(["arm", "budget"])
-    budgets = comparison_budgets(frame).set_index("arm")["budget"]
-    scaling = scaling_arms(frame)
+    budgets, scaling = comparison_budgets(frame).set_index("arm")["budget"], scaling_arms(frame)
+    rivals = [name for name in budgets.index if name not in scaling]
     rows = []
-    for arm in scaling:
+    for arm, rival, off_target, currency in product(scaling, rivals, (False, True), CURRENCIES):
         at = int(budgets[arm])
-        for rival in [name for name in budgets.index if name not in scaling]:
-            for off_target in (False, True):
-                budget = equal_budget(frame, arm, at, rival, off_target)
-                for currency in CURRENCIES:
-                    paid, edit = float(fixed[currency]), float(cost.loc[(arm, at), currency])
-                    other, edits = math.nan, math.nan
-                    if budget is not None:
-                        other = float(cost.loc[(rival, budget), currency])
-                        edits = edits_to_break_even(paid, edit, other)
-                    pair = (arm, at, rival, budget, off_target)
-                    rows.append((*pair, currency, paid, edit, other, edits))
+        budget = equal_budget(frame, arm, at, rival, off_target)
+        paid, edit = float(fixed[currency]), float(cost.loc[(arm, at), currency])
+        other, edits = math.nan, math.nan
+        if budget is not None:
+            other = float(cost.loc[(rival, budget), currency])
+            edits = edits_to_break_even(paid, edit, other)
+        pair = (arm, at, rival, budget, off_target)
+        rows.append((*pair, currency, paid, edit, other, edits))
     # where all arms scale or none does there is no row, but a table all the same
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"rival_budget": "Int64"})

@@ -40,38 +40,29 @@ def _median(values: pd.Series) -> Estimate | None:
     return estimate(values.to_numpy()) if len(values) else None
 
 
-def _ruled(
-    claim: str, what: str, rule: str, found: Estimate | None, holds: Callable[[Estimate], bool]
-) -> Part:
-    """A part about the median by a rule of its own; not testable without an interval."""
-    if found is None or np.isnan(found.low):
-        return Part(claim, what, rule, NOT_TESTABLE)
-    verdict = REPRODUCED if holds(found) else NOT_REPRODUCED
-    return Part(claim, what, rule, verdict, found.value, found.low, found.high)
+def _over(runs: Comparison, arms: Sequence[str], column: str, budgets: Sequence[int]) -> Any:
+    """First less second arm, by the mean of a measure over budgets, paired by seed."""
+    return paired(*(runs.over(arm, column, budgets) for arm in arms))
 
 
 def c1(runs: Comparison) -> list[Part]:
     """Top 16 beats rank-1 LoRA at small budgets; at larger ones LoRA catches up."""
-    versus = f"{label(TOP_16)} minus {label(LORA_R1)}"
-    small = [budget for budget in runs.tried if budget < SMALL_BELOW]
+    arms, versus = (TOP_16, LORA_R1), f"{label(TOP_16)} minus {label(LORA_R1)}"
+    small, largest = [budget for budget in runs.tried if budget < SMALL_BELOW], runs.tried[-1]
+    measures = {"short of chance": "to_chance_nats"}
+    measures["damage to the protected"] = "protected_damage_nats"
     parts = []
-    for name, column in (
-        ("short of chance", "to_chance_nats"),
-        ("damage to the protected", "protected_damage_nats"),
-    ):
-        found = paired(*(runs.over(arm, column, small) for arm in (TOP_16, LORA_R1)))
+    for name, column in measures.items():
         what = f"{name}, {versus}, mean over budgets below {SMALL_BELOW} tokens"
-        parts.append(directional("C1", what, found, -1))
-    largest = runs.tried[-1]
+        parts.append(directional("C1", what, _over(runs, arms, column, small), -1))
     what = f"short of chance, {versus}, at {largest:,} tokens"
-    rule = (
-        f"median of −{AT_CHANCE_NATS} or more (LoRA has caught up), at {SMALL_BELOW} tokens or more"
-    )
-    found = paired(*(runs.over(arm, "to_chance_nats", [largest]) for arm in (TOP_16, LORA_R1)))
-    if largest < SMALL_BELOW:
-        found = None
-    caught_up = _ruled("C1", what, rule, found, lambda it: it.value >= -AT_CHANCE_NATS)
-    return [*parts, caught_up]
+    rule = f"median of −{AT_CHANCE_NATS} or more (LoRA has caught up)"
+    rule += f", at {SMALL_BELOW} tokens or more"
+    found = _over(runs, arms, "to_chance_nats", [largest]) if largest >= SMALL_BELOW else None
+    if found is None or np.isnan(found.low):
+        return [*parts, Part("C1", what, rule, NOT_TESTABLE)]
+    verdict = REPRODUCED if found.value >= -AT_CHANCE_NATS else NOT_REPRODUCED
+    return [*parts, Part("C1", what, rule, verdict, found.value, found.low, found.high)]
 
 
 def c2(runs: Comparison) -> list[Part]:
@@ -172,7 +163,7 @@ def c5(runs: Comparison) -> list[Part]:
 def c6(runs: Comparison) -> list[Part]:
     """Rank 4 is somewhat better than rank 1 but nothing changes."""
     arms, (four, one) = (LORA_R4, LORA_R1), (label(LORA_R4), label(LORA_R1))
-    found = paired(*(runs.over(arm, "to_chance_nats", runs.tried) for arm in arms))
+    found = _over(runs, arms, "to_chance_nats", runs.tried)
     what = f"short of chance, {four} minus {one}, mean over all budgets"
     better = directional("C6", what, found, -1)
     what = f"tokens to target, {four} (and {one})"
@@ -227,22 +218,6 @@ def _shares(runs: Comparison, arm: str) -> dict[str, pd.Series[Any]]:
 
 CLAIMS: dict[str, Callable[[Comparison], list[Part]]] = {
     claim.__name__.upper(): claim for claim in (c1, c2, c3, c4, c5, c6, c7, c8)
-}
-STATEMENTS = {
-    "C1": "Tuning the top 16 by mean causal importance on German minus on English beats rank-1 "
-    "LoRA at few German tokens (closer to chance, less English damage); at more, LoRA catches up.",
-    "C2": "The top-16 edit and the LoRAs damage French, Spanish and Italian: English alone is "
-    "protected.",
-    "C3": "Most of the 16 are about foreign languages in general (14 of 16); one label is German "
-    "alone.",
-    "C4": "That one scalar reaches chance with about 4 German tokens for less than 0.10 nats of "
-    "English, LoRA needs about 32; the scale ends near −1, German rises by about 6.5 nats.",
-    "C5": "The one-scalar edit leaves French and Spanish almost untouched, unlike every LoRA; it "
-    "still damages Italian.",
-    "C6": "Rank-4 LoRA is somewhat better than rank 1 and changes nothing qualitatively.",
-    "C7": "Rank-1 LoRA on the same matrix alone still has larger off-target damage than the one "
-    "scalar.",
-    "C8": "Text generated before and after the edit shows it.",
 }
 
 

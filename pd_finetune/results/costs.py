@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
@@ -65,35 +65,32 @@ class Sizes:
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors in a safetensors file, from its header."""
-    with open(path, "rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    """Shapes of the matrices in a safetensors file, from its header."""
+    with safe_open(path, "numpy") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return {name: shape for name, shape in shapes.items() if len(shape) == 2}
 
 
 def _weights(shapes: dict[str, list[int]], prefix: str = "") -> int:
     """Number of entries of matrices whose name starts with `prefix`."""
-    own = (shape for name, shape in shapes.items() if name.startswith(prefix))
-    return sum(math.prod(shape) for shape in own if len(shape) == 2)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
 
 
 def sizes_of(target: Path, decomposition: Path) -> Sizes:
     """Sizes from the two folders' weight files.
 
     Raises:
-        OSError, ValueError: a file is missing or no safetensors file.
+        OSError, ValueError, SafetensorError: a file is missing or no safetensors file.
         KeyError: the causal-importance function is left out, and its size not stated.
     """
     shapes = _shapes(target / "model.safetensors")
     if "lm_head.weight" in shapes:  # untied: looking an embedding up costs nothing
         shapes.pop("model.embed_tokens.weight", None)
     parts = _shapes(decomposition / "decomposition.safetensors")
-    components = _weights(parts, "U.") + _weights(parts, "V.")
     ci_function = _weights(parts, "ci_function.")
     if ci_function == 0:  # left out of the file; its cost was there
         ci_function = int(_json(decomposition / "decomposition.json")["ci_function_weights"])
-    return Sizes(_weights(shapes), components, ci_function)
+    return Sizes(_weights(shapes), _weights(parts, "U.") + _weights(parts, "V."), ci_function)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -140,7 +137,7 @@ def costs(
     try:
         sizes = sizes_of(target, decomposition)
         rows = _preparation(sizes, target, decomposition, str(frame["target_language"].iloc[0]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"cannot tell the costs of '{decomposition}' ({type(error).__name__}: {error}): "
             "its records, or those of the target, are damaged or incomplete"

@@ -84,8 +84,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "chance_nats": record.chance_nats,
         "base_target_ce_nats": record.base.ce_nats[record.target_language],
         "evaluation_split": config.get("evaluation", {}).get("split"),
-        "model": config.get("model", {}).get("folder"),
-        "decomposition": config.get("decomposition", {}).get("folder"),
+        "model": config.get("model", {}).get("folder", ""),
+        "decomposition": config.get("decomposition", {}).get("folder", ""),
         "decomposition_hash": record.hashes.decomposition,
         "text_hash": text_hash(record),
         "config_hash": record.config_hash,
@@ -128,7 +128,8 @@ def read_frame(path: Path) -> pd.DataFrame:
         numbers = frame[list(_NUMBERS)].astype(np.float64)
         if frame.empty or not np.isfinite(numbers.drop(columns=list(_MAY_LACK))).all(axis=None):
             raise ValueError("runs or numbers are missing")
-        frame["arm"] = frame["arm"].fillna("").astype(str)
+        texts = ["arm", "model", "decomposition"]
+        frame[texts] = frame[texts].fillna("").astype(str)
         mixed = [name for name in _SHARED if frame[name].nunique(dropna=False) > 1]
         twice = frame.duplicated(RUN)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

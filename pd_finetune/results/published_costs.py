@@ -57,41 +57,38 @@ def costs(steps: float, protected_tokens_per_step: float) -> pd.DataFrame:
     steps and protected text are not public; given are those of other runs.
     """
     size = sizes()
-    hours = "; outside accounts: {} to {} H100-hours".format(*H100_HOURS)
-    rows: list[tuple[Any, ...]] = []
-    for stage, tokens, flops_per_token, note in (
+    hours = "outside accounts: {} to {} H100-hours".format(*H100_HOURS)
+    passes = f"2 masked passes and 2 extra climbs a step; {hours}"
+    labels = "without its labels, which a language model wrote at a cost that is not public"
+    once = [
         ("target", TARGET_TOKENS, size.pretraining(), "counts for no method"),
-        (
-            *("decomposition", DECOMPOSITION_TOKENS, size.decomposing(2, 2)),
-            f"2 masked passes and 2 extra climbs a step{hours}",
-        ),
-        (
-            *("harvest", HARVEST_TOKENS, size.harvesting()),
-            "without its labels, which a language model wrote at a cost that is not public",
-        ),
-    ):
-        spent = (tokens, math.nan, flops_per_token * tokens, math.nan, note)
-        rows.append((PUBLISHED, stage, "", pd.NA, ONCE, *spent))
+        ("decomposition", DECOMPOSITION_TOKENS, size.decomposing(2, 2), passes),
+        ("harvest", HARVEST_TOKENS, size.harvesting(), labels),
+    ]
+    rows: list[tuple[Any, ...]] = [
+        (PUBLISHED, stage, "", pd.NA, ONCE, tokens, math.nan, flops * tokens, math.nan, note)
+        for stage, tokens, flops, note in once
+    ]
     kept = f"{steps:.0f} steps with {protected_tokens_per_step:.0f} protected tokens each (assumed)"
     for arm, budget in EDITS.items():
-        note = f"{budget} German tokens; {kept}"
         tokens = steps * (budget + protected_tokens_per_step)
-        spent = (tokens, budget, size.editing() * tokens, math.nan, note)
-        rows.append((PUBLISHED, "edit", arm, budget, PER_EDIT, *spent))
+        spent = (tokens, budget, size.editing() * tokens, math.nan)
+        note = f"{budget} German tokens; {kept}"
+        rows.append((PUBLISHED, "edit", arm, budget, PER_EDIT, *spent, note))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"budget": "Int64"})
 
 
 def break_even(table: pd.DataFrame) -> dict[str, float]:
     """fixed, edit and rival_edit in FLOPs, and the edits to break even."""
-    once = table[(table["counted"] == ONCE) & (table["stage"] != "target")]
-    fixed = float(once["flops"].sum())
-    edit, rival = table[table["counted"] == PER_EDIT]["flops"]
+    flops = table.set_index(["stage", "arm"])["flops"]
+    fixed = float(flops["decomposition", ""] + flops["harvest", ""])
+    edit, rival = (float(flops["edit", arm]) for arm in EDITS)
     edits = edits_to_break_even(fixed, edit, rival)
     return {"fixed": fixed, "edit": edit, "rival_edit": rival, "edits": edits}
 
 
 def implied_utilisation(table: pd.DataFrame) -> tuple[float, float]:
     """FLOPs by formula over what the H100-hours of outside accounts offer, for most and fewest."""
-    fewest, most = H100_HOURS
     flops = float(table.set_index("stage")["flops"]["decomposition"])
-    return flops / (most * 3600 * H100_FLOPS), flops / (fewest * 3600 * H100_FLOPS)
+    fewest, most = (flops / (hours * 3600 * H100_FLOPS) for hours in H100_HOURS)
+    return most, fewest

@@ -19,7 +19,6 @@ VARIANTS = "variants"  # the folder of their tables and pages, beside the main p
 # what a variant must share with the main runs, to be a variant of them; the text hash covers
 # target, text, evaluation and how samples are drawn
 _SHARED = ("chance_nats", "evaluation_split", "text_hash")
-_SETTINGS = ("settings", "steps", "protected_tokens_per_step")
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,14 @@ def variant(frame: pd.DataFrame, main: pd.DataFrame) -> Variant:
     if shared.empty:
         raise UserError("no arm, budget and seed is in the runs too, nothing can be compared")
     own, other = (shared.merge(table, on=RUN) for table in (frame, main))
-    for (_, mine), (_, its) in zip(own.iterrows(), other.iterrows(), strict=True):
-        _refuse_other_settings(mine, its)
+    for mine, its in zip(own.to_dict("records"), other.to_dict("records"), strict=True):
+        found, wanted = _set(mine), _set(its)
+        for name in sorted(set(found) & set(wanted)):  # what both know
+            if found[name] != wanted[name]:
+                raise UserError(
+                    f"{label(mine['arm'])} at {mine['budget']} tokens has {name} {found[name]}, in "
+                    f"the runs it has {wanted[name]}: no setting may differ"
+                )
     target, protected = _languages(frame)
     name = f"{target}-protecting-{'-'.join(protected)}"
     if ours != theirs:
@@ -75,17 +80,9 @@ def variant(frame: pd.DataFrame, main: pd.DataFrame) -> Variant:
     return Variant(name, own, other, frame)
 
 
-def _refuse_other_settings(mine: Any, its: Any) -> None:
-    """Only what both records know is compared."""
-    found, wanted = (
-        dict(row["settings"]) | row[list(_SETTINGS[1:])].dropna().to_dict() for row in (mine, its)
-    )
-    for name in sorted(set(found) & set(wanted)):
-        if found[name] != wanted[name]:
-            raise UserError(
-                f"{label(mine['arm'])} at {mine['budget']} tokens has {name} {found[name]}, in the "
-                f"runs it has {wanted[name]}: no setting may differ"
-            )
+def _set(run: dict[Any, Any]) -> dict[str, float]:
+    others = {name: run[name] for name in ("steps", "protected_tokens_per_step")}
+    return run["settings"] | {name: value for name, value in others.items() if pd.notna(value)}
 
 
 def _first(frame: pd.DataFrame, name: str) -> object:

@@ -3,15 +3,15 @@
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pd_finetune.report.build import costs_of, fires_of, of_variant
-from pd_finetune.report.page import CAPTIONS, Findings, page, page_of_budgets
-from pd_finetune.report.tables import headline_table
+from pd_finetune.report.page import Findings, page, page_of_budgets
+from pd_finetune.report.tables import WORDS, headline_table
 from pd_finetune.results.comparison import comparison_budgets
 from pd_finetune.results.frame import read_frame, runs_frame
 from pd_finetune.results.rollouts import Rollout, read_rollouts
@@ -39,7 +39,7 @@ def shipped(trials: pd.DataFrame) -> Findings:
         read_rollouts(SHIPPED / "rollouts.jsonl"),
         costs_of(frame, trials, published=True),
         [variant(read_frame(path), frame) for path in sorted((SHIPPED / VARIANTS).glob("*.csv"))],
-        drawn=[name for name in CAPTIONS if (SHIPPED / f"{name}.png").is_file()],
+        drawn=[name for name in WORDS["captions"] if (SHIPPED / f"{name}.png").is_file()],
     )
 
 
@@ -52,7 +52,7 @@ def test_the_page_that_ships_is_what_the_code_makes(shipped: Findings) -> None:
     parts = pd.DataFrame([asdict(part) for part in shipped.parts])
     found = pd.read_csv(SHIPPED / "claims.csv")
     pd.testing.assert_frame_equal(found.fillna({"text": ""}), parts, check_dtype=False)
-    assert set(shipped.drawn) == set(CAPTIONS)
+    assert set(shipped.drawn) == set(WORDS["captions"])
     for link in re.findall(r"\]\(([^)]+)\)", page(shipped)):
         assert (SHIPPED / link).is_file(), link
 
@@ -121,7 +121,7 @@ HOSTILE = "<img src=x onerror=alert(1)> | [x](javascript:1) `*_"
 
 
 def test_hostile_names_and_prompts_are_shown_as_text() -> None:
-    records = [synthetic.record("top16", 4, seed, arm=HOSTILE) for seed in range(2)]
+    records = [replace(synthetic.record("top16", 4, n), arm=HOSTILE) for n in range(2)]
     records += [synthetic.record("lora_r1", 4, seed) for seed in range(2)]
     said = ["two\n\n# lines", "greedy", 0, "de", f"{HOSTILE}\n\n# heading", HOSTILE]
     texts = [Rollout(arm, 4, 0, *said[1:], "de", 0.0) for arm in (HOSTILE, said[0])]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pd_finetune.report.tables import WORDS
 from pd_finetune.results import verdicts as rules
-from pd_finetune.results.claims import CLAIMS, STATEMENTS, answers, verdicts
+from pd_finetune.results.claims import CLAIMS, answers, verdicts
 from pd_finetune.results.comparison import Comparison
 from pd_finetune.results.frame import runs_frame
 from pd_finetune.results.record import RunRecord, Values
@@ -72,11 +73,8 @@ WRITE_UP_LABELS = fires(["de,fr,es"] * 14 + ["de"] * 2, [False] * 14 + [True] * 
 def test_the_write_up_reproduces_itself() -> None:
     frame = runs_frame(as_the_write_up_has_it())
     parts = answers(Comparison(frame, WRITE_UP_LABELS, rollouts(0.0)))
-    assert (
-        verdicts(parts)
-        == dict.fromkeys(CLAIMS, "reproduced")
-        == dict.fromkeys(STATEMENTS, "reproduced")
-    )
+    assert verdicts(parts) == dict.fromkeys(CLAIMS, "reproduced")
+    assert list(CLAIMS) == list(WORDS["claims"])
     rise = [part for part in parts if "rise of" in part.what]
     assert [part.verdict for part in rise] == ["not testable here"]
     assert rise[0].value == pytest.approx(synthetic.CHANCE - synthetic.BASE_DE, abs=0.01)
