@@ -23,6 +23,10 @@ from pd_finetune.schema import Checked, NotEmpty
 
 if TYPE_CHECKING:
     import pandas as pd
+from pd_finetune.files import make_folder, write_text
+from pd_finetune.plots import style
+from pd_finetune.plots.evidence import convergence
+from pd_finetune.tables import markdown
 
 COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
 KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
@@ -108,11 +112,6 @@ def run(config: TrainingCurvesConfig) -> Path:
         UserError: a decomposition or its record is missing.
     """
     import pandas as pd
-
-    from pd_finetune.files import make_folder, write_text
-    from pd_finetune.plots import style
-    from pd_finetune.plots.evidence import convergence
-    from pd_finetune.tables import markdown
 
     records = {name: read(name) for name in config.decompositions}
     out = make_folder(Path(config.out).expanduser())
