@@ -22,8 +22,7 @@ from pd_finetune.decomposition.initialise import begin_with, check_start, initia
 from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.micro_batch import micro_batches
-from pd_finetune.decomposition.noise import RowNoise
-from pd_finetune.decomposition.readings import Kernels
+from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
@@ -100,9 +99,9 @@ class Trainer:
                 total, recipe.frequency_scale, recipe.frequency_half_life_steps
             ).to(device),
             recipe=recipe,
-            kernels=Kernels(config.compile),
             precision=config.precision,
             workers=self.workers,
+            compiled=config.compile,
             recompute=config.activation_checkpointing,
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
@@ -141,6 +140,7 @@ class Trainer:
         recipe = self.config.recipe
         positions = recipe.window if recipe.adversary_scope == "position" else 1
         start = self._noise(-1).sources(slice(len(self._rows()[0])), positions, width)
+        start = fractions(start, torch.float32)
         return start if recipe.adversary_scope == "position" else start[:, 0]
 
     def _noise(self, step: int) -> RowNoise:
