@@ -116,10 +116,13 @@ def _flat(site: str) -> str:
 
 @contextmanager
 def recorded_inputs(
-    model: nn.Module, sites: dict[str, Site], only: set[str] | None = None
+    model: nn.Module,
+    sites: dict[str, Site],
+    only: set[str] | None = None,
+    into: dict[str, Tensor] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect what each site reads ([rows, positions, d_in]) while the context's forward runs."""
-    inputs: dict[str, Tensor] = {}
+    """Collect what each site reads ([rows, positions, d_in]) while the context's forwards run."""
+    inputs: dict[str, Tensor] = {} if into is None else into
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:

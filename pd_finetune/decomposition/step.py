@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pd_finetune.decomposition.ci_function import CIFunction
-from pd_finetune.decomposition.components import SiteMask, Subcomponents
+from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
 from pd_finetune.decomposition.losses import (
     FrequencyPenalty,
     faithfulness,
@@ -21,8 +22,7 @@ from pd_finetune.decomposition.losses import (
 from pd_finetune.decomposition.micro_batch import MicroBatch
 from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import recomputed
-from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.sigmoids import Readings, readings
+from pd_finetune.decomposition.sigmoids import readings
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition_configs import RecipeConfig
 from pd_finetune.distributed import Workers
@@ -74,13 +74,23 @@ class Share:
     first: bool = True
 
 
+class Clean(NamedTuple):
+    """A clean forward of some rows, and `readings` of what the sites read in it."""
+
+    batch: Tensor
+    output: Float[Tensor, "rows pos any"]
+    ci: Float[Tensor, "rows pos C"]
+    means: Float[Tensor, " C"]
+    important: Float[Tensor, ""]
+
+
 @dataclass
 class StepMaker:
     """Makes the loss of a step from a batch; holds what all steps share.
 
     Args:
         precision: see `runtime.autocast`.
-        compiled: the two functions between clean forward and divergence are compiled by inductor
+        compiled: the clean forward and what reads it, and the masked one, are made by inductor
             (a minute or more, once), which makes few passes over memory of their many.
         recompute: activations of masked forwards, see `recompute`.
     """
@@ -98,9 +108,11 @@ class StepMaker:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        self._masks: dict[str, SiteMask] = {}  # of the forward that is running
+        # of the forward that is running
+        self._masks: dict[str, SiteMask] = {}
+        self._inputs: dict[str, Tensor] = {}
         if self.compiled:
-            self._importances = torch.compile(self._importances, dynamic=False)  # type: ignore
+            self._clean = torch.compile(self._clean, dynamic=False)  # type: ignore
             self._masked = torch.compile(self._masked, dynamic=False)  # type: ignore
 
     def warmth(self, progress: float) -> float:
@@ -130,7 +142,7 @@ class StepMaker:
             if len(parts) > 1:
                 # minimality's slope needs the means over all rows: a forward of each beforehand
                 with torch.no_grad():
-                    each = [self._clean(batch[part.rows], step)[1].means for part in parts]
+                    each = [self._run(batch[part.rows], step).means for part in parts]
                 means = self.workers.mean(torch.stack(each).mean(0))
             for number, part in enumerate(parts):
                 sources = self.sources
@@ -155,6 +167,8 @@ class StepMaker:
     def _running(self, batch: Tensor) -> Iterator[None]:
         """What holds for a step's forwards and, where these are run again, its backward."""
         with ExitStack() as held:
+            sites, read = self.components.sites, set(self.ci_function.inputs)
+            held.enter_context(recorded_inputs(self.model, sites, read, self._inputs))
             held.enter_context(self.components.masked(self.model, self._masks))
             if self.recompute:
                 held.enter_context(recomputed(self.components, self.model, self._masks))
@@ -162,28 +176,33 @@ class StepMaker:
                 held.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def _clean(self, batch: Tensor, step: int) -> tuple[Reconstruction, Readings]:
-        """The clean forward, and importances made of what the sites read in it."""
-        recon = Reconstruction(
-            self.model, self.components, self.ci_function, batch, self.precision, self.readout
-        )
+    def _run(self, batch: Tensor, step: int) -> Clean:
         # a tensor, so that a compiled function is not made anew when it changes
         value = torch.tensor(self._measure(step / self.recipe.steps), device=batch.device)
         with autocast(batch.device, self.precision):
-            return recon, self._importances(recon.inputs, value)
+            return Clean(batch, *self._clean(batch, value))
 
-    def _importances(self, inputs: dict[str, Tensor], value: Float[Tensor, ""]) -> Readings:
-        return readings(self.ci_function(inputs), self.recipe.minimality, value)
+    def _clean(
+        self, batch: Tensor, value: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, "rows pos any"], Tensor, Tensor, Tensor]:
+        """The clean output, and `readings` of what the sites read in it."""
+        self._inputs.clear()
+        with torch.no_grad():
+            output = self.readout.output(batch)
+        inputs = dict(self._inputs)
+        self._inputs.clear()
+        return output, *readings(self.ci_function(inputs), self.recipe.minimality, value)
 
     def _masked(
         self,
         batch: Tensor,
+        clean: Float[Tensor, "rows pos any"],
         ci: Float[Tensor, "rows pos C"],
         sources: Float[Tensor, "hostile _ C_and_sites"] | None,
         noise: UInt8[Tensor, "others pos C_and_sites"] | None,
         route: Bool[Tensor, "rows pos sites"] | None,
-    ) -> Float[Tensor, "rows pos any"]:
-        """The output with all sites replaced, masks g + (1 - g) r.
+    ) -> Float[Tensor, "rows pos"]:
+        """Divergence from the clean output with all sites replaced, masks g + (1 - g) r.
 
         Args:
             sources: r of the first rows and of their Delta, one per site, in the last dimension.
@@ -200,28 +219,28 @@ class StepMaker:
             self._masks[name] = SiteMask(mask, delta[..., i], routed)
         output = self.readout.output(batch)
         self._masks.clear()
-        return output
+        self._inputs.clear()
+        return self.readout.divergence(output, clean)
 
     def _divergence(
         self,
-        recon: Reconstruction,
-        ci: Float[Tensor, "rows pos C"],
+        clean: Clean,
         sources: Float[Tensor, "hostile *_ C_and_sites"] | None,
         noise: UInt8[Tensor, "others pos C_and_sites"] | None,
         route: Bool[Tensor, "rows pos sites"] | None = None,
     ) -> Float[Tensor, "rows pos"]:
         if sources is not None and sources.ndim == 2:  # shared over positions
             sources = sources[:, None]
-        with autocast(ci.device, self.precision):
-            output = self._masked(recon.batch, ci, sources, noise, route)
-        return self.readout.divergence(output, recon.clean)
+        with autocast(clean.ci.device, self.precision):
+            return self._masked(clean.batch, clean.output, clean.ci, sources, noise, route)
 
     def _loss(self, batch: Tensor, step: int, noise: RowNoise, share: Share) -> StepLoss:
         recipe = self.recipe
         progress = step / recipe.steps
-        recon, (ci, own, important) = self._clean(batch, step)
+        clean = self._run(batch, step)
+        own, positions = clean.means, batch.shape[0] * batch.shape[1]
         form = self._merged if recipe.recon == "merged" else self._separate
-        result = form(recon, ci, progress, noise, share)
+        result = form(clean, progress, noise, share)
         # minimality is no mean over tokens: its value and slope are taken at the global batch's
         # means, its gradient flows through this part
         everywhere = self.workers.mean(own) if share.means is None else share.means
@@ -231,7 +250,7 @@ class StepMaker:
             frequency = recipe.frequency_coefficient * self.frequency(means, observe=share.first)
         else:
             minimality = recipe.minimality_coefficient * p_norm_minimality(
-                means, recon.positions * share.parts * self.workers.size, recipe.beta
+                means, positions * share.parts * self.workers.size, recipe.beta
             )
             frequency = torch.zeros_like(minimality)
         result.total = (result.total + minimality + frequency) / share.parts
@@ -244,7 +263,7 @@ class StepMaker:
             result.terms["faithfulness"] = term.item()
         result.terms["minimality"] = minimality.item()
         result.terms["frequency"] = frequency.item()
-        result.terms["ci_l0"] = important.item() / recon.positions
+        result.terms["ci_l0"] = clean.important.item() / positions
         return result
 
     def _measure(self, progress: float) -> float:
@@ -254,46 +273,42 @@ class StepMaker:
             return annealed(recipe.p_start, recipe.p_end, progress, 1.0)
         return annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
 
-    def _merged(
-        self, recon: Reconstruction, ci: Tensor, progress: float, draws: RowNoise, share: Share
-    ) -> StepLoss:
+    def _merged(self, clean: Clean, progress: float, draws: RowNoise, share: Share) -> StepLoss:
         """One masked forward: the first half of the rows adversarial on all sites, the other
         stochastic and routed. Rows are drawn anew each step, so a fixed half is a random half."""
-        rows = len(ci)
+        rows = len(clean.batch)
         hostile = 0 if share.sources is None else rows // 2
-        noise, route = self._draws(draws, slice(hostile, rows), ci)
+        noise, route = self._draws(draws, slice(hostile, rows), clean.ci)
         leaf = None
         if share.sources is not None:
             leaf = share.sources.leaf()
             route = torch.cat([torch.ones_like(route), route])
-        divergence = self._divergence(recon, ci, leaf, noise, route)
+        divergence = self._divergence(clean, leaf, noise, route)
         name = self.readout.term
         terms = {f"stochastic_{name}": divergence[hostile:].mean().item()}
         if hostile:
             terms[f"adversarial_{name}"] = divergence[:hostile].mean().item()
         return StepLoss(divergence.mean(), terms, leaf)
 
-    def _separate(
-        self, recon: Reconstruction, ci: Tensor, progress: float, draws: RowNoise, share: Share
-    ) -> StepLoss:
+    def _separate(self, clean: Clean, progress: float, draws: RowNoise, share: Share) -> StepLoss:
         """The paper's form: a stochastic and an adversarial pass, each of weight one half."""
-        noise, route = self._draws(draws, slice(len(ci)), ci)
+        noise, route = self._draws(draws, slice(len(clean.batch)), clean.ci)
         # one reading for all passes: the sigmoid's backward clamps the sum of their gradients
-        stochastic = self._divergence(recon, ci, None, noise, route).mean()
+        stochastic = self._divergence(clean, None, noise, route).mean()
         terms = {f"stochastic_{self.readout.term}": stochastic.item()}
         if share.sources is None:
             return StepLoss(stochastic, terms)
-        fixed = ci.detach()
+        fixed = clean._replace(ci=clean.ci.detach())
         self.components.requires_grad_(False)
         for _ in range(self.recipe.adversary_extra_climbs):
             leaf = share.sources.leaf()
-            divergence = self._divergence(recon, fixed, leaf, None)
+            divergence = self._divergence(fixed, leaf, None)
             # one half, as the last climb's gradient comes from the weighted loss
             (gradient,) = torch.autograd.grad(0.5 * divergence.mean(), leaf)
             share.sources.climb(gradient / (share.parts * self.workers.size), self.warmth(progress))
         self.components.requires_grad_(True)
         leaf = share.sources.leaf()
-        adversarial = self._divergence(recon, ci, leaf, None).mean()
+        adversarial = self._divergence(clean, leaf, None).mean()
         terms[f"adversarial_{self.readout.term}"] = adversarial.item()
         return StepLoss(0.5 * stochastic + 0.5 * adversarial, terms, leaf)
 
