@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pd_finetune.stage_configs import ArchitectureConfig
+    from pd_finetune.pretraining.config import ArchitectureConfig
 
 
 def goodfire_67m() -> ArchitectureConfig:
     """The published target's shape: 66,931,200 parameters."""
-    from pd_finetune.stage_configs import ArchitectureConfig
+    from pd_finetune.pretraining.config import ArchitectureConfig
 
     return ArchitectureConfig(
         vocab_size=50_277, width=768, layers=4, heads=6, mlp_width=3072, context=512

@@ -95,16 +95,16 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
 
 def composed(stage: str, overrides: list[str]) -> Any:
     """The checked config of a stage."""
-    from pd_finetune.cli import stage_config
+
 
     return stage_config(stage, overrides)
 
 
 def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and decomposition."""
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.runtime import device_of
-    from pd_finetune.targets.load import load_target
 
     target = load_target(str(folder / "target"), device_of(args.device), args.dtype)
     return target, load_decomposition(str(folder / "decomposition"), target)
@@ -168,7 +168,7 @@ def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, fl
 
 def measure(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One stage in this process."""
-    from pd_finetune.results.environment import peak_memory_bytes
+    from pd_finetune.records.environment import peak_memory_bytes
     from pd_finetune.runtime import prepare
 
     prepare(args.threads)
@@ -231,7 +231,7 @@ def main() -> None:
     if unknown := set(args.stages.split(",")) - set(STAGES):
         parser.error(f"--stages {', '.join(unknown)}: possible are {', '.join(STAGES)}")
     from benchmarks.measure import processor
-    from pd_finetune.results.environment import git_commit, versions
+    from pd_finetune.records.environment import git_commit, versions
 
     folder.mkdir(parents=True, exist_ok=True)
     try:

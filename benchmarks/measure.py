@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pd_finetune.results.environment import git_commit, versions
+from pd_finetune.records.environment import git_commit, versions
 
 
 class Worker:

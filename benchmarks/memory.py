@@ -46,7 +46,7 @@ def measure(
 
     from benchmarks.sizes import Variant, config_of
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.targets.load import load_target
+    from pd_finetune.loading.target import load_target
 
     torch.set_num_threads(1)
     config = config_of("embedded", Variant(recipe), "float32", rows)

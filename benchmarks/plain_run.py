@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pd_finetune.config import RunConfig
+    from pd_finetune.finetuning.config import RunConfig
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.targets.load import Target
 
@@ -139,7 +139,7 @@ def divergence(model: Any, unedited: Unedited, ids: Tensor) -> float:
 
 def run(overrides: list[str], threads: int) -> dict[str, Any]:
     """The result of one run."""
-    from pd_finetune.cli import stage_config
+
 
     config = stage_config("config", overrides)
     config.threads = threads or torch.get_num_threads()

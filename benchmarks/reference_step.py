@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.reference_ci import LowerLeaky, ReferenceCI, upper_leaky
 from benchmarks.reference_masking import Draws, Replacement, Sources, draw, recorded, replaced
-from pd_finetune.decomposition_configs import RecipeConfig
+from pd_finetune.decomposition.config import RecipeConfig
 from pd_finetune.runtime import autocast
 
 

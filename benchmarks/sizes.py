@@ -10,9 +10,9 @@ if TYPE_CHECKING:  # the program that starts the workers stays without torch
     from collections.abc import Callable
 
     from benchmarks.reference_step import ReferenceStep
+    from pd_finetune.decomposition.config import DecomposeConfig
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.decomposition_configs import DecomposeConfig
-    from pd_finetune.stage_configs import ArchitectureConfig
+    from pd_finetune.pretraining.config import ArchitectureConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ SIZES: dict[str, list[str]] = {
 
 
 def goodfire_block() -> ArchitectureConfig:
-    from pd_finetune.stage_configs import ArchitectureConfig
+    from pd_finetune.pretraining.config import ArchitectureConfig
 
     return ArchitectureConfig(
         vocab_size=12_544, width=768, layers=1, heads=6, mlp_width=3072, context=512
@@ -67,7 +67,7 @@ def config_of(size: str, variant: Variant, precision: str, rows: int) -> Decompo
 
 def composed(words: list[str]) -> DecomposeConfig:
     """The checked configuration that `decompose` makes of these words."""
-    from pd_finetune.cli import stage_config
+
 
     return cast("DecomposeConfig", stage_config("decompose", words))
 
@@ -77,8 +77,9 @@ def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
     import torch
 
     from pd_finetune.decomposition.trainer import Trainer
+    from pd_finetune.loading.target import load_target
     from pd_finetune.targets.embedded import build
-    from pd_finetune.targets.load import Target, fuse_activations, load_target
+    from pd_finetune.targets.load import Target, fuse_activations
 
     if size == "embedded":
         target = load_target("embedded", device)

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pd_finetune.files import make_folder, write_json
-from pd_finetune.results.environment import git_commit, versions
+from pd_finetune.records.environment import git_commit, versions
 
 ARMS = ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora")
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +121,6 @@ def floor_seconds(words: list[str]) -> float:
     import torch
 
     from benchmarks.floor import counted, matmul_rate
-    from pd_finetune.cli import stage_config
     from pd_finetune.finetuning.experiment import Prepared
     from pd_finetune.finetuning.setting import load_setting
 

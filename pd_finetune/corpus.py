@@ -1,9 +1,23 @@
 """How much text there is, in the target's own tokens: `python -m pd_finetune.corpus`."""
 
-from pd_finetune.cli import stage_main
-from pd_finetune.stage_configs import CorpusConfig
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Checked
+from pd_finetune.targets.config import ModelConfig
+from pd_finetune.text.config import LanguagesConfig
 
 Counts = dict[str, dict[str, int]]
+
+
+@dataclass
+class CorpusConfig(Checked):
+    """Text fetched, tokenised and counted before anything else: `python -m pd_finetune.corpus`."""
+
+    model: ModelConfig = MISSING  # whose tokenizer it is
+    languages: LanguagesConfig = MISSING
 
 
 def run(config: CorpusConfig) -> Counts:
@@ -14,7 +28,7 @@ def run(config: CorpusConfig) -> Counts:
     """
     from hydra.utils import instantiate
 
-    from pd_finetune.targets.load import load_tokenizer
+    from pd_finetune.loading.target import load_tokenizer
     from pd_finetune.text.sources import SPLITS
     from pd_finetune.text.tokens import token_stream
 
@@ -42,4 +56,4 @@ def _print(counts: Counts, vocab: int) -> None:
 
 
 if __name__ == "__main__":
-    stage_main("corpus", run)
+    stage_main("corpus", CorpusConfig, run)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pd_finetune.cli import stage_main
-from pd_finetune.decomposition_configs import DecomposeConfig
+from pd_finetune.decomposition.config import DecomposeConfig
+from pd_finetune.main import stage_main
 
 
 def run(config: DecomposeConfig) -> Path:
@@ -14,17 +14,18 @@ def run(config: DecomposeConfig) -> Path:
     import torch
     from hydra.utils import instantiate
 
-    from pd_finetune.decomposition.folder import decomposition_folder
     from pd_finetune.decomposition.memory import memory_line
     from pd_finetune.decomposition.quality import evidence, print_evidence
-    from pd_finetune.decomposition.store import load_decomposition, save_decomposition
+    from pd_finetune.decomposition.store import save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.distributed import local_device, workers
     from pd_finetune.errors import UserError
     from pd_finetune.files import make_folder
-    from pd_finetune.results.environment import versions
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.folders import decomposition_folder
+    from pd_finetune.loading.target import load_target
+    from pd_finetune.records.environment import versions
     from pd_finetune.runtime import device_of, prepare
-    from pd_finetune.targets.load import load_target
     from pd_finetune.text.mixture import mixed_windows
     from pd_finetune.text.tokens import token_stream, windows
 
@@ -100,4 +101,4 @@ def run(config: DecomposeConfig) -> Path:
 
 
 if __name__ == "__main__":
-    stage_main("decompose", run)
+    stage_main("decompose", DecomposeConfig, run)

@@ -6,15 +6,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pd_finetune.cli import stage_main
+from omegaconf import MISSING
+
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import ExportConfig
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Checked
 
 if TYPE_CHECKING:
-    from pd_finetune.results.record import RunRecord
+    from pd_finetune.records.record import RunRecord
     from pd_finetune.targets.load import Target
 
 # beside weights and configuration, what of the target's folder belongs to the edited model too
@@ -28,40 +31,50 @@ _CARRIED = (
 )
 
 
+@dataclass
+class ExportConfig(Checked):
+    """An edited model from a finished run directory: `python -m pd_finetune.export`."""
+
+    run: str = MISSING
+    out: str = MISSING
+    device: str = MISSING
+
+
 def run(config: ExportConfig) -> Path:
     """Bake the edit of a finished run into a plain transformers folder.
 
     Raises:
         UserError: the run is not finished, what it edited is not at hand, or `out` is taken.
     """
+    from pd_finetune.edits.edit import SavedEdit
     from pd_finetune.files import make_folder, write_json, write_text
-    from pd_finetune.finetuning.finished import finished_record, load_method, load_parts
-    from pd_finetune.methods.bake import bake
+    from pd_finetune.finetuning.saved import record_of, target_of
     from pd_finetune.runtime import prepare
+    from pd_finetune.targets.changes import bake
     from pd_finetune.targets.load import weights_hash
 
     folder, out = Path(config.run).expanduser(), Path(config.out).expanduser()
-    record = finished_record(folder)
+    record = record_of(folder)
     _refuse_taken(out)
     prepare()
-    target, decomposition = load_parts(record, folder, config.device)
-    method = load_method(folder, record, target, decomposition)
-    model = bake(target, method)
+    target = target_of(record, folder, config.device)
+    edit = SavedEdit(folder, target)
+    model = bake(target.model, edit)
     make_folder(out.parent)
     with _replacing_folder(out) as temporary:
         model.save_pretrained(temporary)
         _carry(target, temporary)
-        edit = {
+        described = {
             **_description(record, folder),
-            "edited_matrices": sorted(method.edited_weights()),
+            "edited_matrices": sorted(edit.paths),
             "hashes": {
                 "target": record.hashes.target,
                 "decomposition": record.hashes.decomposition,
                 "edited": weights_hash(model),
             },
         }
-        write_json(temporary / "edit.json", edit)
-        write_text(temporary / "README.md", _readme(record, edit))
+        write_json(temporary / "edit.json", described)
+        write_text(temporary / "README.md", _readme(record, described))
     print(f"edited model: {out}")
     return out
 
@@ -89,7 +102,7 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
 def _carry(target: Target, out: Path) -> None:
     """Copy tokenizer and licence files; say to transformers how to read a lone tokenizer.json."""
     from pd_finetune.files import write_json
-    from pd_finetune.targets.folder import model_folder
+    from pd_finetune.loading.folders import model_folder
 
     source = model_folder(target.name)
     for pattern in _CARRIED:
@@ -104,9 +117,10 @@ def _description(record: RunRecord, folder: Path) -> dict[str, Any]:
         "run": folder.resolve().name,
         "config_hash": record.config_hash,
         "target_model": Path(record.config["model"]["folder"]).name,
+        "arm": record.arm,
         "method": record.method,
         "masks": record.masks,
-        "lora": record.lora,
+        "edit": record.edit,
         "target_language": record.target_language,
         "protected_languages": record.protected_languages,
         "budget_tokens": record.budget,
@@ -120,13 +134,11 @@ def _description(record: RunRecord, folder: Path) -> dict[str, Any]:
 
 
 def _readme(record: RunRecord, edit: dict[str, Any]) -> str:
-    if record.lora is None:
-        how = "W' = W + sum_c (m_c - 1) U_c V_c^T, with these scales m_c:\n\n" + "".join(
+    how = "".join(f"{name} {record.edit[name]}. " for name in sorted(record.edit))
+    if record.masks:
+        how += "W' = W + sum_c (m_c - 1) U_c V_c^T, with these scales m_c:\n\n" + "".join(
             f"- `{key}`: {value:.4f}\n" for key, value in record.masks.items()
         )
-    else:
-        lora = record.lora
-        how = f"W' = W + (alpha / rank) B A, rank {lora['rank']}, alpha {lora['alpha']:g}.\n"
     damage = "".join(f"| {name} | {value:+.4f} |\n" for name, value in record.damage_nats.items())
     count = len(edit["edited_matrices"])
     return (
@@ -148,4 +160,4 @@ def _readme(record: RunRecord, edit: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage_main("export", run)
+    stage_main("export", ExportConfig, run)

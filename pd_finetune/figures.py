@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_finetune.cli import stage_main
+from omegaconf import MISSING
+
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import FiguresConfig
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Checked
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from pd_finetune.plots.style import Drawing
+    from pd_finetune.records.record import RunRecord
     from pd_finetune.report.page import Costs
-    from pd_finetune.results.record import RunRecord
     from pd_finetune.results.variants import Variant
+
+
+@dataclass
+class FiguresConfig(Checked):
+    """Figures and tables from a folder of run directories: `python -m pd_finetune.figures`.
+
+    What is null is looked for: the harvest beside the runs' decomposition, tuning trials in
+    `<out>/tuning`, rollouts in `<out>/rollouts.jsonl`, variants in `<out>/variants`.
+    """
+
+    runs: str = MISSING  # or a runs.csv that this stage wrote
+    out: str = MISSING
+    harvest: str | None = MISSING
+    tuning: str | None = MISSING
+    rollouts: str | None = MISSING
+    # runs with another target or other protected languages: folders of run directories, or tables
+    variants: list[str] | None = MISSING
 
 
 def run(config: FiguresConfig) -> Path:
@@ -85,7 +104,7 @@ def _frame(runs: Path, console: Console) -> pd.DataFrame:
 
 
 def _finished(folder: Path, console: Console) -> list[RunRecord]:
-    from pd_finetune.results.record import read_records
+    from pd_finetune.records.record import read_records
 
     def warn(error: UserError) -> None:
         console.print(f"left out: {error}", soft_wrap=True, markup=False)
@@ -233,4 +252,4 @@ def _write_tables(out: Path, parts: list[dict[str, object]], costs: Costs | None
 
 
 if __name__ == "__main__":
-    stage_main("figures", run)
+    stage_main("figures", FiguresConfig, run)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pd_finetune.cli import stage_main
-from pd_finetune.decomposition_configs import EvidenceConfig
+from omegaconf import MISSING
+
+from pd_finetune.decomposition.config import DecompositionConfig, LadderConfig
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Count, Split, StageConfig
+from pd_finetune.targets.config import ModelConfig
+from pd_finetune.text.config import LanguagesConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +21,20 @@ if TYPE_CHECKING:
     from pd_finetune.text.tokens import DocumentSource
 
 RECORD = "quality.json"
+
+
+@dataclass
+class EvidenceConfig(StageConfig):
+    """The whole evidence of a stored decomposition: `python -m pd_finetune.quality`."""
+
+    model: ModelConfig = MISSING
+    decomposition: DecompositionConfig = MISSING
+    languages: LanguagesConfig = MISSING
+    split: Split = MISSING  # of the text; never train
+    rows_per_language: Count = MISSING  # windows
+    batch: Count = MISSING  # windows in a forward
+    adversary: LadderConfig = MISSING
+    out: str = MISSING
 
 
 def run(config: EvidenceConfig) -> Path:
@@ -34,12 +54,12 @@ def run(config: EvidenceConfig) -> Path:
 
     from pd_finetune.decomposition.evidence.battery import battery
     from pd_finetune.decomposition.evidence.report import page, print_record
-    from pd_finetune.decomposition.store import load_decomposition
     from pd_finetune.files import make_folder, write_json, write_text
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.plots.evidence.figures import save_figures
-    from pd_finetune.results.environment import versions
+    from pd_finetune.records.environment import versions
     from pd_finetune.runtime import device_of, prepare
-    from pd_finetune.targets.load import load_target
 
     started = time.monotonic()
     prepare(config.threads)
@@ -118,4 +138,4 @@ def _finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    stage_main("quality", run)
+    stage_main("quality", EvidenceConfig, run)

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pd_finetune.cli import stage_main
+from omegaconf import MISSING
+
 from pd_finetune.errors import UserError
-from pd_finetune.stage_configs import RolloutsConfig
+from pd_finetune.main import stage_main
+from pd_finetune.schema import Count, NotEmpty, Positive, StageConfig
 
 if TYPE_CHECKING:
-    from pd_finetune.results.record import RunRecord
+    from pd_finetune.records.record import RunRecord
     from pd_finetune.results.rollouts import Rollout
     from pd_finetune.targets.load import Target
     from pd_finetune.text.identify import LanguageIdentifier
+
+
+@dataclass
+class RolloutsConfig(StageConfig):
+    """Continuations of fixed prompts before and after edits: `python -m pd_finetune.rollouts`.
+
+    Of each arm the runs at its best budget (`results/reached.py`), those of lowest seed.
+    """
+
+    runs: str = MISSING
+    out: str = MISSING
+    # by language
+    prompts: Annotated[
+        dict[str, Annotated[list[str], NotEmpty()]], NotEmpty("give two or more languages", 2)
+    ] = MISSING
+    tokens: Count = MISSING  # of a continuation, at most
+    samples: Count = MISSING  # sampled continuations of each prompt, beside the greedy one
+    temperature: Positive = MISSING
+    runs_per_arm: Count = MISSING
 
 
 def run(config: RolloutsConfig) -> Path:
@@ -27,10 +49,12 @@ def run(config: RolloutsConfig) -> Path:
     """
     from tqdm import tqdm
 
+    from pd_finetune.edits.edit import SavedEdit
     from pd_finetune.files import make_folder
-    from pd_finetune.finetuning.finished import load_method, load_parts
+    from pd_finetune.finetuning.saved import target_of
     from pd_finetune.results.rollouts import FILE, print_scores, write_rollouts
     from pd_finetune.runtime import prepare
+    from pd_finetune.targets.changes import edited
     from pd_finetune.text.identify import LanguageIdentifier
 
     chosen = _chosen(Path(config.runs).expanduser(), config.runs_per_arm)
@@ -38,11 +62,11 @@ def run(config: RolloutsConfig) -> Path:
     identifier = LanguageIdentifier(tuple(config.prompts))
     prepare(config.threads)
     first, record = next(iter(chosen.items()))
-    target, decomposition = load_parts(record, first, config.device)  # all runs are of the same
+    target = target_of(record, first, config.device)  # all runs are of the same
     rollouts = list(_rollouts(config, target, identifier, None, nullcontext()))
     for folder, record in tqdm(chosen.items(), desc="rollouts", unit="run"):
-        method = load_method(folder, record, target, decomposition)
-        rollouts += _rollouts(config, target, identifier, record, method.edited())
+        change = edited(target.model, SavedEdit(folder, target))
+        rollouts += _rollouts(config, target, identifier, record, change)
     path = out / FILE
     write_rollouts(path, rollouts)
     print_scores(rollouts)
@@ -52,9 +76,9 @@ def run(config: RolloutsConfig) -> Path:
 
 def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
     """Of each arm the `count` runs of lowest seed at the arm's best budget, by directory."""
+    from pd_finetune.records.record import read_runs
     from pd_finetune.results.arms import arm_name
     from pd_finetune.results.reached import comparison_budgets
-    from pd_finetune.results.record import read_runs
     from pd_finetune.results.summary import runs_frame
 
     runs = read_runs(root, on_broken=lambda error: print(f"left out: {error}"))
@@ -118,4 +142,4 @@ def _rollouts(
 
 
 if __name__ == "__main__":
-    stage_main("rollouts", run)
+    stage_main("rollouts", RolloutsConfig, run)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pd_finetune.cli import stage_main
-from pd_finetune.config import RunConfig
 from pd_finetune.errors import UserError
+from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.main import stage_main
 from pd_finetune.runtime import no_collection
 from pd_finetune.sweep.work import SweepSupport
 
 if TYPE_CHECKING:
-    from pd_finetune.results.record import RunRecord
+    from pd_finetune.records.record import RunRecord
 
 
 def run(config: RunConfig) -> RunRecord:
@@ -23,17 +23,12 @@ def run(config: RunConfig) -> RunRecord:
     """
     if config.shard:
         raise UserError(f"shard={config.shard} is a part of a sweep: give -m, or no shard")
-    from pd_finetune.finetuning.identity import finished_run
+    with no_collection():
+        from pd_finetune.finetuning.experiment import finetune_run
 
-    found = finished_run(config)
-    if found:
-        record, folder = found
+    record, folder, fresh = finetune_run(config)
+    if not fresh:
         print(f"already finished; change the config or remove {folder} to do it again")
-    else:
-        with no_collection():
-            from pd_finetune.finetuning.experiment import finetune_run
-
-        record, folder, _ = finetune_run(config)
     from pd_finetune.results.table import print_record
 
     print_record(record)
@@ -75,4 +70,4 @@ def kind(config: RunConfig) -> str:
 SWEEP = SweepSupport(run_in_sweep, finished, settled, loads, kind)
 
 if __name__ == "__main__":
-    stage_main("config", run, SWEEP)
+    stage_main("run", RunConfig, run, SWEEP)

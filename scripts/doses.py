@@ -29,14 +29,15 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
-from pd_finetune.decomposition.store import load_decomposition
+from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.held_out import HeldOut, held_out
+from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import doses as picture
 from pd_finetune.plots import style
 from pd_finetune.plots.tables import markdown
@@ -52,7 +53,7 @@ from pd_finetune.selection.doses import (
 from pd_finetune.selection.rank import select_label
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 
 LEAST_MEAN_CI = 0.1  # on the target language, of candidates without labels
 LEADING = 32  # singular directions of each matrix
@@ -124,7 +125,8 @@ class Comparison:
         config.evaluation.out_of_domain = False
         names = [self.language, self.protected]
         source = instantiate(config.languages.source)
-        self._texts = held_out(self.target, source, names, config.evaluation)
+        texts = held_out(self.target, source, names, config.evaluation)
+        self._texts = texts[self.language].ids, texts[self.protected].ids
         self._chance = self.target.chance_nats - AT_CHANCE_NATS
         self._batch = config.evaluation.batch
 
@@ -160,10 +162,8 @@ class Comparison:
     def _strongest(
         self, group: str, basis: Decomposition, doses: Doses, keys: list[SubcomponentKey]
     ) -> pd.DataFrame:
-        few = {
-            name: HeldOut(text.ids[:EFFECT_ROWS], (*text.facts, EFFECT_ROWS))
-            for name, text in self._texts.items()
-        }
+        target, protected = self._texts
+        few = target[:EFFECT_ROWS], protected[:EFFECT_ROWS]
         quick = Doses(self.target, basis, few, self._batch)
         bar = tqdm(keys, desc=f"{group}: effects", unit="subcomponent", dynamic_ncols=True)
         effects = {key: effect(quick, key) for key in bar}

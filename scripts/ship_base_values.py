@@ -11,8 +11,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from pd_finetune.cli import stage_config
-
 
 def main() -> None:
     """Compute cross-entropies and rollouts of the defaults into an empty cache, and collect it."""

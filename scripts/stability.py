@@ -26,22 +26,23 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from torch import Tensor
 
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.stability import cosines, matches
-from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
+from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.decomposition.initialise import initialise
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import stability
 from pd_finetune.quality import held_out_windows
 from pd_finetune.runtime import device_of, prepare
 from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI
 from pd_finetune.selection.store import Harvest, load_harvest
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 
 LEAST_MEAN_CI = 1e-3  # rarer ones are seen in a hundred tokens of a usual harvest, or fewer
 _MORE = ("start_cosine", "correlation", "best_correlation")

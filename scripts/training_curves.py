@@ -19,9 +19,10 @@ from typing import Any
 import pandas as pd
 from front import change
 
-from pd_finetune.decomposition.folder import RECORD, decomposition_folder
+from pd_finetune.decomposition.folder import RECORD
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.loading.folders import decomposition_folder
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence
 from pd_finetune.plots.tables import markdown

@@ -18,7 +18,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from pd_finetune.cli import stage_config
 from pd_finetune.results.table import DAMAGE_NATS
 from pd_finetune.results.tuning import ALSO, COLUMNS, DAMAGE_WEIGHT
 

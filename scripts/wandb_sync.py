@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pd_finetune.errors import UserError
-from pd_finetune.results.wandb_login import has_login
+from pd_finetune.records.wandb_login import has_login
 
 _CONNECT_SECONDS = 5.0
 

@@ -20,7 +20,7 @@ from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.targets.load import Target
-from tests.methods import tiny
+from tests import tiny
 
 SIZE = CIFunctionConfig(width=16, blocks=1, heads=2, mlp_width=16)
 

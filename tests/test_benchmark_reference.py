@@ -15,8 +15,8 @@ from benchmarks.agreement import agreement, same_draws
 from benchmarks.floor import counted, matmul_rate, representative
 from benchmarks.sizes import reference_of
 from pd_finetune.decomposition.trainer import Trainer
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 
 def made(sites: dict[str, int] | None = None, **recipe: Any) -> Trainer:

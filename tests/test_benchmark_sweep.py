@@ -4,17 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 
 import benchmarks.decompose
 import benchmarks.sweep
 from benchmarks.plain_run import run as plain
 from benchmarks.sweep import ARMS, difference, in_turns, spread
-from pd_finetune.checking import checked_config
-from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
 from pd_finetune.finetuning.experiment import finetune_run
+from tests import composed
 
 TINY = ["debug=tiny", "logger=none", "progress=false", "threads=1", "budget=16"]
 
@@ -22,9 +19,7 @@ TINY = ["debug=tiny", "logger=none", "progress=false", "threads=1", "budget=16"]
 @pytest.mark.parametrize("arm", ARMS)
 def test_plain_and_package_find_the_same(arm: str, tmp_path: Any) -> None:
     words = [f"arm={arm}", *TINY, f"paths.runs={tmp_path}"]
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config", words))
+    config = composed.stage("run", *words)
     record, _, _ = finetune_run(config)
     assert abs(record.damage_nats["de"]) > 0.01  # something was done
     assert difference(record.to_dict(), plain(words, 1)) < 2e-4

@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import sys
-from pd_finetune.cli import stage_main
+from pd_finetune.main import stage_main
 from pd_finetune.errors import TrainingError, UserError
+from tests.composed import schema
 
 def run(config):
     print("ran", type(config).__name__, getattr(config, "budget", None))
@@ -24,7 +25,8 @@ def run(config):
 
 if __name__ == "__main__":
     try:
-        stage_main(sys.argv.pop(1), run)
+        name = sys.argv.pop(1)
+        stage_main(name, schema(name), run)
     finally:
         print("torch" if "torch" in sys.modules else "light", file=sys.stderr)
 """
@@ -51,7 +53,7 @@ class Outcome:
 
 
 def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "budget=2")
+    done = Outcome(tmp_path, "run", "budget=2")
     assert (done.code, done.out, done.errors) == (0, "ran RunConfig 2\n", [])
     assert not done.new
 
@@ -59,7 +61,7 @@ def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["budget=-1"], "error: budget=-1: it counts tokens, give 1 or more"),
+        (["budget=-1"], "error: budget=-1 must be at least 1"),
         (["budget=abc"], "error: budget: Value 'abc' of type 'str' could not be converted"),
         (["budgte=3"], "error: unknown key budgte: did you mean budget? possible are model, "),
         (["method.lrr=3"], "error: unknown key method.lrr: did you mean lr? possible are name"),
@@ -86,7 +88,7 @@ def test_runs_with_a_checked_config_and_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
-    done = Outcome(tmp_path, "config", *arguments)
+    done = Outcome(tmp_path, "run", *arguments)
     assert done.code == 2
     assert len(done.errors) == 1 and done.errors[0].startswith(line)
     assert done.weight == "light"
@@ -96,8 +98,8 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], line: str) 
 @pytest.mark.parametrize(
     ("root", "arguments", "shown"),
     [
-        ("config", ["selection=keys", "keys=[h.3.attn.v_proj:513]"], "- h.3.attn.v_proj:513"),
-        ("config", ["model=hf", "name=some/model"], "folder: some/model"),
+        ("run", ["selection=keys", "keys=[h.3.attn.v_proj:513]"], "- h.3.attn.v_proj:513"),
+        ("run", ["model=hf", "name=some/model"], "folder: some/model"),
         ("harvest", ["model=hf", "name=some/model"], "folder: some/model"),
     ],
 )
@@ -118,28 +120,28 @@ def test_a_word_of_no_group_here(tmp_path: Path) -> None:
 
 def test_a_typo_is_answered_at_once(tmp_path: Path) -> None:
     # about 0.8 s on a quiet machine; the bound is for busy ones
-    assert Outcome(tmp_path, "config", "budgte=3").seconds < 6
+    assert Outcome(tmp_path, "run", "budgte=3").seconds < 6
 
 
 def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "budget=13")
+    done = Outcome(tmp_path, "run", "budget=13")
     assert done.code == 1
     assert done.errors[0].startswith("Traceback")
     assert done.errors[-1] == "RuntimeError: boom"
 
 
 def test_a_training_that_diverged_is_one_line(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "budget=16")
+    done = Outcome(tmp_path, "run", "budget=16")
     assert (done.code, done.errors) == (1, ["error: loss is nan"])
 
 
 def test_interruption(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "budget=15")
+    done = Outcome(tmp_path, "run", "budget=15")
     assert (done.code, done.errors) == (130, ["error: interrupted"])
 
 
 def test_multirun_goes_on_after_a_failure(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "-m", "budget=13,-1,14,2", "seed=0,1")
+    done = Outcome(tmp_path, "run", "-m", "budget=13,-1,14,2", "seed=0,1")
     assert done.code == 1
     assert done.out.count("ran RunConfig 2") == 2
     listed = done.errors[done.errors.index("6 of 8 jobs failed:") + 1 :]
@@ -151,7 +153,7 @@ def test_multirun_goes_on_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_multirun_without_failures(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "-m", "method=mask,lora_r1", "budget=1,2")
+    done = Outcome(tmp_path, "run", "-m", "method=mask,lora_r1", "budget=1,2")
     assert done.code == 0
     assert done.out.count("ran RunConfig") == 4
     assert done.errors == ["sweep: 4 done, 0 skipped, 0 failed of 4"]
@@ -159,7 +161,7 @@ def test_multirun_without_failures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "root",
-    ["config", "pretrain", "decompose", "corpus", "harvest", "export", "figures", "rollouts"],
+    ["run", "pretrain", "decompose", "corpus", "harvest", "export", "figures", "rollouts"],
 )
 def test_help_and_config(tmp_path: Path, root: str) -> None:
     helped = Outcome(tmp_path, root, "--help")
@@ -174,12 +176,12 @@ def test_help_and_config(tmp_path: Path, root: str) -> None:
 
 
 def test_help_lists_options(tmp_path: Path) -> None:
-    text = Outcome(tmp_path, "config", "--help", "budget=77").out
+    text = Outcome(tmp_path, "run", "--help", "budget=77").out
     assert "localized_lora, lora_r1, lora_r4, mask" in text
     assert "budget: 77" in text
 
 
 def test_dry_run_refuses_what_a_run_would(tmp_path: Path) -> None:
-    done = Outcome(tmp_path, "config", "--cfg", "job", "budget=-2")
+    done = Outcome(tmp_path, "run", "--cfg", "job", "budget=-2")
     assert done.code == 2
-    assert done.errors == ["error: budget=-2: it counts tokens, give 1 or more"]
+    assert done.errors == ["error: budget=-2 must be at least 1"]

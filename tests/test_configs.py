@@ -11,23 +11,15 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from pd_finetune import config, decomposition_configs, stage_configs
-from pd_finetune.cli import checked_config, config_folder, config_options
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.cli.compose import config_options
+from pd_finetune.cli.experiments import check_experiment, experiment_stages
+from pd_finetune.cli.store import config_folder, register
+from pd_finetune.edits.config import LoraConfig
 from pd_finetune.errors import UserError
-from pd_finetune.experiments import check_experiment, experiment_stages
+from pd_finetune.selection.config import TopSelection
+from tests.composed import STAGES, schema
 
-ROOTS = {
-    "config": config.RunConfig,
-    "pretrain": stage_configs.PretrainConfig,
-    "decompose": decomposition_configs.DecomposeConfig,
-    "quality": decomposition_configs.EvidenceConfig,
-    "corpus": stage_configs.CorpusConfig,
-    "harvest": stage_configs.HarvestConfig,
-    "export": stage_configs.ExportConfig,
-    "figures": stage_configs.FiguresConfig,
-    "rollouts": stage_configs.RolloutsConfig,
-}
 # what an option needs beside itself
 NEEDED = {
     ("model", "hf"): ["model.folder=here"],
@@ -46,7 +38,8 @@ def options() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(autouse=True)
 def composing() -> Iterator[None]:
-    register_schemas()
+    for stage in STAGES:
+        register(stage, schema(stage))
     OmegaConf.register_new_resolver("config_options", config_options, replace=True)
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         yield
@@ -56,15 +49,15 @@ def composed(root: str, *overrides: str) -> Any:
     return checked_config(hydra.compose(root, list(overrides)))
 
 
-@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("root", STAGES)
 def test_defaults_compose(root: str) -> None:
     needed = ["run=runs/x", "out=y"] if root == "export" else []
-    assert type(composed(root, *needed)) is ROOTS[root]
+    assert type(composed(root, *needed)) is schema(root)
 
 
 @pytest.mark.parametrize(("group", "option"), list(options()))
 def test_every_option_composes(group: str, option: str) -> None:
-    root = "decompose" if group in ("recipe", "toy") else "config"
+    root = "decompose" if group in ("recipe", "ci_function", "toy") else "run"
     if group == "experiment":
         root = experiment_stages(config_folder())[option]
     composed(root, f"{group}={option}", *NEEDED.get((group, option), []))
@@ -78,14 +71,14 @@ def test_every_yaml_says_what_it_is(path: Path) -> None:
 
 
 def test_values_of_options() -> None:
-    run = composed("config", "method=lora_r4", "selection=top16", "logger=none")
-    assert isinstance(run.method, config.LoraConfig)
+    run = composed("run", "method=lora_r4", "selection=top16", "logger=none")
+    assert isinstance(run.method, LoraConfig)
     assert (run.method.name, run.method.rank, run.method.where) == ("lora_r4", 4, "all")
-    assert isinstance(run.selection, config.TopSelection)
+    assert isinstance(run.selection, TopSelection)
     assert run.selection.count == 16
     assert run.logger.kind == "none"
     assert run.languages.off_target == ["fr", "es", "it", "code"]
-    local = composed("config", "method=localized_lora")
+    local = composed("run", "method=localized_lora")
     assert (local.method.rank, local.method.where) == (1, "selected")
     paper = composed("decompose", "recipe=paper").recipe
     assert (paper.recon, paper.minimality, paper.faithfulness_coefficient) == (
@@ -96,18 +89,18 @@ def test_values_of_options() -> None:
 
 
 def test_wandb_is_offline_by_default() -> None:
-    assert composed("config").logger.kind == "wandb_offline"
+    assert composed("run").logger.kind == "wandb_offline"
 
 
 def test_arms_choose_method_and_selection() -> None:
-    top = composed("config", "arm=top16")
-    assert (top.method.name, type(top.selection)) == ("mask", config.TopSelection)
-    assert composed("config", "arm=lora_r4").method.name == "lora_r4"
+    top = composed("run", "arm=top16")
+    assert (top.method.name, type(top.selection)) == ("mask", TopSelection)
+    assert composed("run", "arm=lora_r4").method.name == "lora_r4"
 
 
 @pytest.mark.parametrize(("experiment", "runs"), [("write_up", 550), ("write_up_small", 100)])
 def test_write_ups_walk_all_arms(experiment: str, runs: int) -> None:
-    full = hydra.compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    full = hydra.compose("run", [f"experiment={experiment}"], return_hydra_config=True)
     params = {name: str(values).split(",") for name, values in full.hydra.sweeper.params.items()}
     assert len(list(itertools.product(*params.values()))) == runs
     assert {path.stem for path in (config_folder() / "arm").glob("*.yaml")} == {*params["arm"]}
@@ -143,7 +136,7 @@ def test_a_share_of_0_leaves_a_language_out() -> None:
             "experiment=write_up",
             "is of python -m pd_finetune.run; possible here are front, toy_residual_mlp",
         ),
-        ("config", "experiment=toy_tms_5_2", "pd_finetune.decompose; possible here are write_up"),
+        ("run", "experiment=toy_tms_5_2", "pd_finetune.decompose; possible here are write_up"),
         ("decompose", "experiment=toy_tms_5", "did you mean toy_tms_5_2?"),
     ],
 )
@@ -154,7 +147,7 @@ def test_an_experiment_of_another_stage(stage: str, override: str, message: str)
     check_experiment(config_folder(), "harvest", [override])  # Hydra says that it has no such group
 
 
-@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("root", STAGES)
 def test_no_folder_is_named_by_the_clock(root: str) -> None:
     full = hydra.compose(root, return_hydra_config=True)
     assert full.hydra.output_subdir is None
@@ -163,27 +156,27 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
     HydraConfig.instance().set_config(full)
     assert full.hydra.run.dir == "."
     assert full.hydra.sweep.subdir == "."
-    assert full.hydra.sweep.dir == ("runs" if root == "config" else ".")
+    assert full.hydra.sweep.dir == ("runs" if root == "run" else ".")
 
 
 @pytest.mark.parametrize(
     ("root", "overrides", "message"),
     [
-        ("config", ["budget=-1"], "budget=-1"),
-        ("config", ["seed=-1"], "seed=-1"),
-        ("config", ["languages.target=zz"], "languages.target=zz: possible are de, en"),
-        ("config", ["languages.target=en"], "also in languages.preserve"),
-        ("config", ["languages.preserve=[]"], "languages.preserve is empty"),
-        ("config", ["selection=keys"], "selection.keys is empty"),
-        ("config", ["selection=top16", "selection.count=0"], "selection.count=0"),
-        ("config", ["selection.choose=x"], "possible are effect, share, only"),
-        ("config", ["method.lr=0"], "method.lr=0"),
-        ("config", ["method=lora_r1", "method.rank=0"], "method.rank=0"),
-        ("config", ["evaluation.split=train"], "possible are validation, test"),
-        ("config", ["model=hf"], "model.folder is missing"),
-        ("config", ["languages=local"], "languages.source.folder is missing"),
-        ("config", ["+foo=1"], "unknown key foo"),
-        ("config", ["+method.rnk=1"], "unknown key method.rnk"),
+        ("run", ["budget=-1"], "budget=-1"),
+        ("run", ["seed=-1"], "seed=-1"),
+        ("run", ["languages.target=zz"], "languages.target=zz: possible are de, en"),
+        ("run", ["languages.target=en"], "also in languages.preserve"),
+        ("run", ["languages.preserve=[]"], "languages.preserve is empty"),
+        ("run", ["selection=keys"], "selection.keys is empty"),
+        ("run", ["selection=top16", "selection.count=0"], "selection.count=0"),
+        ("run", ["selection.choose=x"], "possible are effect, share, only"),
+        ("run", ["method.lr=0"], "method.lr=0"),
+        ("run", ["method=lora_r1", "method.rank=0"], "method.rank=0"),
+        ("run", ["evaluation.split=train"], "possible are validation, test"),
+        ("run", ["model=hf"], "model.folder is missing"),
+        ("run", ["languages=local"], "languages.source.folder is missing"),
+        ("run", ["+foo=1"], "unknown key foo"),
+        ("run", ["+method.rnk=1"], "unknown key method.rnk"),
         ("pretrain", ["+mixture.zz=1"], "mixture.zz"),
         ("pretrain", ["mixture.de=-1"], "mixture.de=-1"),
         ("pretrain", ["architecture.heads=3"], "architecture.width=128"),
@@ -220,8 +213,8 @@ def test_impossible_values(root: str, overrides: list[str], message: str) -> Non
 )
 def test_settings_are_those_of_the_budgets_band(budget: int, smallest: int) -> None:
     for arm in ("one_scalar", "top16", "lora_r1", "lora_r4", "localized_lora"):
-        config = composed("config", f"arm={arm}", f"budget={budget}")
+        config = composed("run", f"arm={arm}", f"budget={budget}")
         tuned = config.method.bands[str(smallest)]
         assert (config.method.lr, config.method.kl_weight) == (tuned.lr, tuned.kl_weight)
         assert config.objective.kl_weight == tuned.kl_weight
-    assert composed("config", f"budget={budget}", "method.lr=7.0").method.lr == 7.0
+    assert composed("run", f"budget={budget}", "method.lr=7.0").method.lr == 7.0

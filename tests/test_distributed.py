@@ -77,10 +77,9 @@ import sys
 from pathlib import Path
 import torch
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.distributed import workers
 from tests.decomposition import parts
 from tests.decomposition.test_trainer import RECIPES
-from tests.methods import tiny
+from tests import tiny
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 config = parts.config(int(sys.argv[3]), **RECIPES[sys.argv[2]])

@@ -5,29 +5,26 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
-import hydra
 import numpy as np
 import pytest
 import torch
 
-from pd_finetune.checking import checked_config
-from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.decomposition_configs import QualityConfig
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import EMBEDDED_TARGET
+from pd_finetune.loading.target import load_target
 from pd_finetune.selection.harvest import load_harvest
 from pd_finetune.selection.rank import select_label, select_top
-from pd_finetune.targets.folder import EMBEDDED_TARGET
-from pd_finetune.targets.load import load_target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
+from tests import composed
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["de", "en", "fr", "es", "it", "code"]
@@ -61,7 +58,7 @@ def held_out(target, split: str, rows: int, length: int) -> dict[str, torch.Tens
 def test_the_target_beats_a_unigram_model_in_every_language(target):
     record = json.loads((EMBEDDED_TARGET / "training_record.json").read_text())
     for name, ids in held_out(target, "validation", 16, 128).items():
-        measured = mean(sequence_cross_entropies(target, ids, 16))
+        measured = fmean(sequence_cross_entropies(target, ids, 16))
         row = record["held_out"][name]
         assert row["validation_ce_nats"] < row["test_unigram_nats"] - 2
         # the shipped text is a part of the corpus that the record was measured on
@@ -76,7 +73,7 @@ def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
         decomposition.components,
         decomposition.ci_function,
         ids,
-        QualityConfig(adversary_steps=0),
+        composed.part("decompose", "quality", adversary_steps=0),
     )
     for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
         assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
@@ -158,9 +155,7 @@ def test_the_readme_says_what_the_files_say() -> None:
 
 def test_shipped_base_values_are_those_of_the_target(target, tmp_path, monkeypatch):
     monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path))
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = checked_config(hydra.compose("config"))
+    config = composed.stage("run")
     texts = evaluated_text(target, ParquetFolder(), config.languages.all, config.evaluation)
     served = base_values(target, texts, config.evaluation)
     assert len(served) == 11

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 
 from pd_finetune import rollouts
-from pd_finetune.decomposition.store import load_decomposition
+from pd_finetune.edits.edit import SavedEdit
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.finetuning.finished import load_method
+from pd_finetune.evaluation.sampling import continuations
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
+from pd_finetune.records.record import RunRecord
 from pd_finetune.report import rollouts as section
-from pd_finetune.results.record import RunRecord
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts
-from pd_finetune.stage_configs import RolloutsConfig
-from pd_finetune.targets.load import load_target
+from pd_finetune.rollouts import RolloutsConfig
+from pd_finetune.targets.changes import edited
 from tests.test_export import finished_run, world  # noqa: F401
 
 PROMPTS = {"de": ["Der schnelle", "Die Bibliothek"], "en": ["The library"]}
@@ -60,7 +61,7 @@ def test_edits_at_their_best_budget_are_continued(runs: Path, tmp_path: Path) ->
     greedy = found[(found["mode"] == "greedy") & (found["prompt"] == "Der schnelle")]
     texts = greedy.set_index("arm")["continuation"]
     assert texts["unedited"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
-    with load_method(folder, record, target, parts).edited():
+    with edited(target.model, SavedEdit(folder, target)):
         assert (
             texts["2 subcomponents (keys)"]
             == continuations(target, {"de": "Der schnelle"}, 12)["de"]

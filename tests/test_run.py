@@ -7,23 +7,19 @@ import subprocess
 import sys
 import time
 
-import hydra
 import pytest
 
-from pd_finetune.cli import checked_config, config_folder
-from pd_finetune.config_store import register_schemas
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
+from tests import composed
 
 QUICK = ["debug=tiny", "logger=none", "progress=false"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def compose(*overrides: str):
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose("config", [*QUICK, *overrides]))
+    return composed.stage("run", *QUICK, *overrides)
 
 
 def command(*overrides: str) -> list[str]:
@@ -110,7 +106,7 @@ def test_killed_then_run_again_gives_the_undisturbed_result(tmp_path):
     ("overrides", "message"),
     [
         (["languages.target=xx"], "languages.target=xx: possible are de, en, fr, es, it, code"),
-        (["budget=-4"], "budget=-4: it counts tokens"),
+        (["budget=-4"], "budget=-4 must be at least 1"),
         (["budget=1000000000"], "1000000000"),
         (["selection=keys", "selection.keys=[h.9.attn.v_proj:1]"], "no site 'h.9.attn.v_proj'"),
         (["selection=keys", "selection.keys=[h.1.attn.v_proj:5000]"], "run from 0 to"),

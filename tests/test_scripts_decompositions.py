@@ -13,15 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots import doses as picture_of_doses
 from pd_finetune.results.costs import sizes_of
 from pd_finetune.selection.rank import select_top
 from pd_finetune.selection.store import Harvest, load_harvest
-from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pd_finetune.decomposition_configs import DecomposeConfig
+from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.errors import UserError
 from pd_finetune.files import replacing
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.sigmoids import lower_leaky
 from pd_finetune.decomposition.sites import Site
-from pd_finetune.decomposition_configs import CIFunctionConfig
 
 
 def _rms(x: Tensor) -> Tensor:

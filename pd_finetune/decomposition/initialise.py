@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site, weight_at
-from pd_finetune.decomposition_configs import CIFunctionConfig
 from pd_finetune.errors import UserError
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pd_finetune.decomposition.config import CIFunctionConfig, RecipeConfig
 from pd_finetune.decomposition.sites import Site
-from pd_finetune.decomposition_configs import CIFunctionConfig, RecipeConfig
 
 _FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
 # Tensors [tokens, C] alive at the peak of a step. Kept by a step: pre-sigmoid importances, g,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.config import QualityConfig
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.counts import site_counts, total_counts
 from pd_finetune.decomposition.evidence.maskings import (
@@ -17,7 +18,6 @@ from pd_finetune.decomposition.evidence.maskings import (
     masked_divergence,
 )
 from pd_finetune.decomposition.losses import faithfulness
-from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.targets.readout import Decomposable
 
 

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
+from pd_finetune.decomposition.config import RecipeConfig
 from pd_finetune.decomposition.losses import (
     FrequencyPenalty,
     faithfulness,
@@ -24,7 +25,6 @@ from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import recomputed
 from pd_finetune.decomposition.sigmoids import readings
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition_configs import RecipeConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.runtime import autocast
 from pd_finetune.targets.readout import Readout

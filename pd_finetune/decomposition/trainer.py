@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pd_finetune.decomposition.checkpoint import identity, read_checkpoint, write_checkpoint
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.initialise import begin_with, check_start, initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty
@@ -27,7 +28,6 @@ from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.decomposition.step import StepMaker, StepSlopes
-from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError
 from pd_finetune.files import replacing

@@ -2,107 +2,112 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from jaxtyping import Int
 from torch import Tensor
 
-from pd_finetune.config import LabelSelection, RunConfig
+from pd_finetune.edits.edit import Edit, Material
+from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import finished_run, run_directory
-from pd_finetune.finetuning.loop import FinetuneResult, finetune
+from pd_finetune.finetuning.loop import OnStep, train
 from pd_finetune.finetuning.setting import Setting, load_setting, select
-from pd_finetune.results.environment import git_commit, peak_memory_bytes, versions
-from pd_finetune.results.record import Hashes, RunRecord, Seconds, TargetTokens, Values
-from pd_finetune.results.rundir import RunDirectory
-from pd_finetune.results.tracker_process import warm_up
-from pd_finetune.results.tracking import Tracker, open_tracker
+from pd_finetune.records.directory import RunDirectory
+from pd_finetune.records.environment import git_commit, peak_memory_bytes, versions
+from pd_finetune.records.record import RunRecord, Seconds, TargetTokens, Values
+from pd_finetune.records.tracking import Tracker, open_tracker
 from pd_finetune.selection.rank import Selection
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
 
-StepCallback = Callable[[int, dict[str, float]], None]
 
+def build_edit(config: RunConfig, material: Material) -> Edit:
+    """The edit of a config, at its starting point.
 
-def build_method(config: RunConfig, setting: Setting, selection: Selection | None) -> Any:
-    """The method object of a config, at its starting point."""
-    arguments = {k: v for k, v in asdict(config.method).items() if k not in _NOT_THE_METHODS}
-    return instantiate({**arguments, "_partial_": True})(
-        setting.target,
-        setting.decomposition,
-        selection.keys if selection else [],
-        seed=config.seed,
-    )
-
-
-# of the method's group, but read by the objective and the record
-_NOT_THE_METHODS = ("bands", "kl_weight", "tuning_tokens", "tuned_on")
+    Raises:
+        UserError: the config names no edit, or a setting that it does not take.
+    """
+    name, arguments = config.method._target_, config.method.arguments()
+    try:
+        kind = get_class(name)
+        inspect.signature(kind).bind(material, **arguments)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UserError(f"method._target_={name}: {' '.join(str(error).split())}") from None
+    built = kind(material, **arguments)
+    if not isinstance(built, Edit):
+        raise UserError(f"method._target_={name} is no pd_finetune.edits.edit.Edit")
+    if built.parameters() and config.method.lr is None:
+        raise UserError("method.lr is missing: this edit is trained; give method.lr=...")
+    return built
 
 
 @dataclass
 class Prepared:
-    """A run with its method at the starting point and its text drawn; nothing is written yet."""
+    """A run with its edit at the starting point and its text drawn; nothing is written yet."""
 
     config: RunConfig
     setting: Setting
     selection: Selection | None
-    method: Any
+    edit: Edit
     sample: TargetSample
     pool: Int[Tensor, "pool tokens"]
 
     @classmethod
     def of(cls, config: RunConfig, setting: Setting) -> Prepared:
-        """Select, build the method, draw target sample and protected pool."""
-        tokenizer, source = setting.target.tokenizer, setting.source
+        """Select, draw target sample and protected pool, build the edit."""
+        target, source = setting.target, setting.source
         languages, objective = config.languages, config.objective
         selection = select(config, setting)
-        return cls(
-            config,
-            setting,
-            selection,
-            build_method(config, setting, selection),
-            target_sample(
-                tokenizer,
-                source,
-                languages.target,
-                config.budget,
-                config.seed,
-                config.token_budget,
-            ),
-            protect_pool(
-                tokenizer,
-                source,
-                languages.preserve,
-                config.seed,
-                objective.protect_pool,
-                objective.protect_tokens,
-            ),
-        )
-
-    def finetune(self, on_step: StepCallback | None = None) -> FinetuneResult:
-        """Train the method in place."""
-        config = self.config
-        return finetune(
-            self.setting.target,
-            self.method,
-            self.sample,
-            self.pool,
-            config.objective,
+        sample = target_sample(
+            target.tokenizer,
+            source,
+            languages.target,
+            config.budget,
             config.seed,
-            on_step,
-            config.progress,
+            config.token_budget,
         )
+        pool = protect_pool(
+            target.tokenizer,
+            source,
+            languages.preserve,
+            config.seed,
+            objective.protect_pool,
+            objective.protect_tokens,
+        )
+        keys = selection.keys if selection else []
+        material = Material(target, setting.decomposition, keys, sample, pool, config.seed)
+        return cls(config, setting, selection, build_edit(config, material), sample, pool)
+
+    def fit(self, on_step: OnStep | None = None) -> int:
+        """Find the edit's parameters in place; the optimiser steps taken."""
+        config = self.config
+
+        def by_objective(edit: Edit) -> int:
+            return train(
+                self.setting.target,
+                edit,
+                self.sample,
+                self.pool,
+                config.objective,
+                config.method.lr,
+                config.seed,
+                on_step,
+                config.progress,
+            )
+
+        return self.edit.fit(by_objective)
 
     def evaluate(self) -> Evaluation:
         """Held-out text, before and after the edit."""
         languages = self.config.languages
         return evaluate(
             self.setting.target,
-            self.method,
+            self.edit,
             self.setting.source,
             languages.all,
             languages.preserve,
@@ -120,37 +125,33 @@ def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
     if found := finished_run(config):
         return *found, False
     started = time.monotonic()
-    warm_up(config.logger)
     setting = load_setting(config)
-    languages = config.languages
-    hashes = Hashes(
-        setting.target.hash,
-        setting.decomposition.hash,
-        {name: setting.source.fingerprint(name) for name in languages.all},
-    )
+    hashes = setting.hashes(config.languages.all)
     directory = run_directory(config, hashes)
     done = directory.finished_record()
-    if done is not None:
+    if done is not None:  # seen only now: a model that was never loaded has no known hash
         return done, directory.path, False
     # all that can be refused is refused before anything is written
     prepared = Prepared.of(config, setting)
+    selection = prepared.selection
     record = RunRecord(
         status="failed",
         config=asdict(config),
         config_hash=directory.config_hash,
+        arm=config.arm.name,
         method=config.method.name,
         budget=config.budget,
         seed=config.seed,
-        target_language=languages.target,
+        target_language=config.languages.target,
         chance_nats=setting.target.chance_nats,
-        protected_languages=languages.preserve,
-        selection=[str(key) for key in prepared.selection.keys] if prepared.selection else [],
-        selection_reason=prepared.selection.reason if prepared.selection else "",
-        trainable_parameters=prepared.method.trainable_count,
-        target_tokens=_tokens_spent(config, prepared.sample.tokens, prepared.selection),
+        protected_languages=config.languages.preserve,
+        selection=[str(key) for key in selection.keys] if selection else [],
+        selection_reason=selection.reason if selection else "",
+        trainable_parameters=prepared.edit.trainable_count,
+        target_tokens=_tokens_spent(config, prepared.sample.tokens, selection),
         versions=versions(),
         git_commit=git_commit(),
-        device=str(setting.target.model.device),
+        device=str(setting.target.device),
         hashes=hashes,
     )
     with directory:
@@ -175,31 +176,28 @@ def _carry_out(
     record: RunRecord,
     started: float,
 ) -> None:
-    """Train, evaluate, and write everything; the record, written last, is what "done" means."""
+    """Fit, evaluate, and write everything; the record, written last, is what "done" means."""
     loaded = time.monotonic()
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
         directory.log(step, metrics)
         tracker.log(step, metrics)
 
-    result = prepared.finetune(on_step)
-    trained = time.monotonic()
+    record.steps = prepared.fit(on_step)
+    fitted = time.monotonic()
     found = prepared.evaluate()
-    prepared.method.save(directory.path)
+    edit = prepared.edit
+    edit.save(directory.path)
     record.base, record.edited = Values(found.base_ce_nats), Values(found.edited_ce_nats)
     record.damage_nats = found.damage_nats
     record.damage_standard_error_nats = found.damage_standard_error_nats
     record.to_chance_nats = record.chance_nats - found.edited_ce_nats[record.target_language]
     record.english_kl_nats, record.kl_nats = found.protected_kl_nats, found.kl_nats
-    description = prepared.method.record()
-    record.masks, record.lora = description.get("masks", {}), description.get("lora")
-    record.steps, record.stopped_early = result.steps, result.stopped_early
+    record.masks, record.edit = edit.scalars(), edit.describe()
     directory.write_rollouts(found.rollouts)
     tracker.rollouts(found.rollouts)
-    finished = time.monotonic()
-    record.seconds = Seconds(
-        loaded - started, trained - loaded, finished - trained, finished - started
-    )
+    ended = time.monotonic()
+    record.seconds = Seconds(loaded - started, fitted - loaded, ended - fitted, ended - started)
     record.peak_memory_bytes = peak_memory_bytes()
     record.status = "finished"
     tracker.record(record)
@@ -208,7 +206,7 @@ def _carry_out(
 
 def _tokens_spent(config: RunConfig, training: int, selection: Selection | None) -> TargetTokens:
     chosen = selection.selection_tokens if selection else 0
-    by_label = isinstance(config.selection, LabelSelection)
+    by_label = selection is not None and selection.by_label
     return TargetTokens(
         training=training,
         selection=0 if by_label else chosen,

@@ -12,14 +12,14 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from pd_finetune.config import GoodfireDecompositionConfig, LabelSelection, RunConfig
-from pd_finetune.decomposition.folder import decomposition_folder, stored_hash
+from pd_finetune.cache import source_sha256
+from pd_finetune.decomposition.folder import stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
-from pd_finetune.results.record import Hashes, RunRecord
-from pd_finetune.results.rundir import RunDirectory
-from pd_finetune.targets.folder import model_folder, remembered_hash
+from pd_finetune.loading.folders import decomposition_folder, model_folder, remembered_hash
+from pd_finetune.records.directory import RunDirectory
+from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.targets.keys import SubcomponentKey
 
 labels_of = lru_cache(maxsize=1)(read_labels)
@@ -27,12 +27,8 @@ labels_of = lru_cache(maxsize=1)(read_labels)
 
 def published_labels(config: RunConfig) -> dict[SubcomponentKey, Label] | None:
     """Labels that somebody else wrote, where the selection goes by them."""
-    place = config.decomposition
-    if not isinstance(config.selection, LabelSelection):
-        return None
-    if not isinstance(place, GoodfireDecompositionConfig) or not place.labels:
-        return None
-    return labels_of(place.labels)
+    place = getattr(config.decomposition, "labels", None)
+    return labels_of(place) if place and config.selection.reads_labels else None
 
 
 def stored_hashes(config: RunConfig) -> Hashes | None:
@@ -58,14 +54,8 @@ def run_directory(config: RunConfig, hashes: Hashes) -> RunDirectory:
     if labels := published_labels(config):
         # other labels may select another subcomponent
         identity["labels"] = labels_sha256(labels)
-    return RunDirectory(
-        Path(config.paths.runs).expanduser(),
-        config.method.name,
-        config.budget,
-        config.seed,
-        asdict(config),
-        identity,
-    )
+    root = Path(config.paths.runs).expanduser()
+    return RunDirectory(root, config.arm.name, config.budget, config.seed, asdict(config), identity)
 
 
 def finished_run(config: RunConfig) -> tuple[RunRecord, Path] | None:

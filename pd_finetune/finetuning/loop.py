@@ -1,11 +1,9 @@
-"""The one training loop: same objective, steps, decay and stop rule for every method."""
+"""The one training loop: same objective, steps and decay for every edit that is trained."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,28 +11,19 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from pd_finetune.config import ObjectiveConfig
+from pd_finetune.edits.edit import Edit
 from pd_finetune.errors import TrainingError
+from pd_finetune.finetuning.config import ObjectiveConfig
 from pd_finetune.finetuning.objective import Objective
-from pd_finetune.methods.protocol import Method
+from pd_finetune.targets.changes import edited, lowest_layer
 from pd_finetune.targets.load import Target
 from pd_finetune.text.budget import TargetSample
 
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-@dataclass
-class FinetuneResult:
-    """What a fine-tune did: metrics before each step's update, and where it ended."""
-
-    steps: int
-    stopped_early: bool
-    seconds: float
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
 def lr_factor(step: int, settings: ObjectiveConfig) -> float:
-    """Share of the method's learning rate at a step counted from 0: linear, 0 after the last."""
+    """Share of the learning rate at a step counted from 0: linear, 0 after the last."""
     return 1.0 - step / settings.steps if settings.lr_decay == "linear" else 1.0
 
 
@@ -54,33 +43,22 @@ def _finite(step: int, name: str, value: float) -> float:
 
 
 def _gradients(
-    objective: Objective, method: Method, rows: Int[Tensor, " rows"], step: int
+    target: Target, objective: Objective, edit: Edit, rows: Int[Tensor, " rows"], step: int
 ) -> dict[str, float]:
     """Add the gradient of the whole objective to the parameters; returns its terms."""
-    clean = objective.clean_log_probabilities(rows)
-    ce_sum = hinge_sum = 0.0
-    parts = list(objective.sample_parts())
-    together = objective.fused and len(parts) == 1
-    with method.edited():
-        if together:
-            ce, protected = objective.both(rows)
-            hinge = objective.hinge(ce).sum()
-            ce_sum = _finite(step, "target cross-entropy", ce.sum().item())
-            kl_value = _finite(step, "protected KL", protected.mean().item())
-            hinge_sum = hinge.item()
-            loss = hinge / objective.target_tokens + objective.kl_weight * protected.mean()
-            loss.backward()
-        for part in [] if together else parts:
-            ce = objective.target_ce(part)
-            hinge = objective.hinge(ce).sum()
+    windows = objective.windows(rows)
+    positions = windows.entering.shape[:2].numel()
+    ce_sum = hinge_sum = kl_value = 0.0
+    with edited(target.model, edit):
+        for part, protected in objective.forwards(windows):
+            ce, kl = objective.terms(part, protected)
+            hinge, kl_part = objective.hinge(ce).sum(), kl.sum() / positions
             ce_sum += _finite(step, "target cross-entropy", ce.sum().item())
+            kl_value += _finite(step, "protected KL", kl_part.item())
             hinge_sum += hinge.item()
-            (hinge / objective.target_tokens).backward()
-        if not together:
-            kl = objective.protected_kl(rows, clean).mean()
-            kl_value = _finite(step, "protected KL", kl.item())
-            (objective.kl_weight * kl).backward()
-    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+            loss = hinge / objective.target_tokens + objective.kl_weight * kl_part
+            loss.backward()
+    gradients = [p.grad for p in edit.parameters() if p.grad is not None]
     _finite(step, "gradient norm", torch.nn.utils.get_total_norm(gradients).item())
     hinge_mean = hinge_sum / objective.target_tokens
     return {
@@ -91,51 +69,39 @@ def _gradients(
     }
 
 
-def finetune(
+def train(
     target: Target,
-    method: Method,
+    edit: Edit,
     sample: TargetSample,
     pool: Int[Tensor, "pool tokens"],
     settings: ObjectiveConfig,
+    lr: float,
     seed: int,
     on_step: OnStep | None = None,
     progress: bool = False,
-) -> FinetuneResult:
-    """Train the method's parameters in place; the target's model is clean before and after.
+) -> int:
+    """Train an edit's parameters in place; the target's model is clean before and after.
 
-    Adam without weight decay at `method.lr`. `on_step(step, metrics)` is called once a step with
-    the values before its update. Stops early once the sample's mean hinge has been at or below
-    `stop_gap_nats` for `patience` steps (never where that is 0).
+    Adam without weight decay. `on_step(step, metrics)` is called once a step with the values before
+    its update. Returns the number of steps.
 
     Raises:
         TrainingError: a term is not finite.
     """
-    started = time.monotonic()
-    objective = Objective(target, sample, pool, settings.kl_weight, method.lowest_layer)
-    optimiser = torch.optim.Adam(method.parameters(), lr=method.lr, fused=True)
-    result = FinetuneResult(0, False, 0.0)
-    reached = 0
-    for step in tqdm(
-        range(settings.steps), desc=method.name, unit="step", disable=not progress, leave=False
-    ):
-        lr = method.lr * lr_factor(step, settings)
+    objective = Objective(target, sample, pool, settings.kl_weight, lowest_layer(edit))
+    optimiser = torch.optim.Adam(edit.parameters(), lr=lr, fused=True)
+    steps = range(settings.steps)
+    for step in tqdm(steps, desc="fine-tune", unit="step", disable=not progress, leave=False):
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * lr_factor(step, settings)
         optimiser.zero_grad(set_to_none=True)
         rows = protected_rows(seed, step, len(pool), settings).to(pool.device)
-        metrics = _gradients(objective, method, rows, step)
-        metrics["train/lr"] = lr
-        metrics |= {f"masks/{key}": value for key, value in method.scalars().items()}
-        result.history.append(metrics)
+        metrics = _gradients(target, objective, edit, rows, step)
+        metrics["train/lr"] = lr * lr_factor(step, settings)
+        metrics |= {f"masks/{key}": value for key, value in edit.scalars().items()}
         if on_step is not None:
             on_step(step, metrics)
-        reached = reached + 1 if metrics["train/hinge_nats"] <= settings.stop_gap_nats else 0
-        if settings.stop_gap_nats > 0 and reached >= settings.patience:
-            result.stopped_early = True
-            break
         optimiser.step()
-        result.steps = step + 1
-    for parameter in method.parameters():
+    for parameter in edit.parameters():
         parameter.grad = None
-    result.seconds = time.monotonic() - started
-    return result
+    return settings.steps

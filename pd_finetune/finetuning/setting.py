@@ -8,23 +8,23 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
-from pd_finetune.config import KeysSelection, LoraConfig, RunConfig
+from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import decomposition_folder
 from pd_finetune.decomposition.on_demand import trained_decomposition
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.decomposition_configs import TrainedDecompositionConfig
 from pd_finetune.errors import UserError
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import published_labels
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder, model_folder, remember_hash
+from pd_finetune.loading.target import load_target
+from pd_finetune.records.record import Hashes
 from pd_finetune.runtime import device_of, no_collection, prepare, settle_threads
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
-from pd_finetune.targets.compiled import compile_layers
-from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from pd_finetune.text.tokens import DocumentSource
 
 _Stamp = tuple[tuple[str | int, ...], ...]
@@ -88,6 +88,11 @@ class Setting:
     source: DocumentSource
     model: tuple[str, str, str]
 
+    def hashes(self, languages: list[str]) -> Hashes:
+        """Of all that goes into a run."""
+        text = {name: self.source.fingerprint(name) for name in languages}
+        return Hashes(self.target.hash, self.decomposition.hash, text)
+
 
 def load_setting(config: RunConfig) -> Setting:
     """Load target, decomposition and text source of a config; settle the CPU threads it runs on.
@@ -102,7 +107,6 @@ def load_setting(config: RunConfig) -> Setting:
     decomposition = _decomposition(config.decomposition.folder, model)
     if not config.threads:
         settle_threads(target.device, target.model.num_parameters())
-    compile_layers(target.model, config.compile)
     source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not
     longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
@@ -116,8 +120,8 @@ def load_setting(config: RunConfig) -> Setting:
 
 
 def select(config: RunConfig, setting: Setting) -> Selection | None:
-    """The subcomponents a run may scale; None for a method that edits all sites alike."""
-    if isinstance(config.method, LoraConfig) and config.method.where == "all":
+    """The subcomponents a run may scale; None for an edit that goes by none."""
+    if not config.method.selects:
         return None
     if labels := published_labels(config):
         harvest_db = getattr(config.decomposition, "harvest_db", None)
@@ -127,12 +131,10 @@ def select(config: RunConfig, setting: Setting) -> Selection | None:
             config.languages.target,
             _harvested(harvest_db) if harvest_db else {},
         )
-    selector = instantiate({**asdict(config.selection), "_partial_": True})
-    # keys given by hand work on a decomposition that was never harvested
-    by_hand = isinstance(config.selection, KeysSelection)
-    harvest = None if by_hand else _harvest(config.decomposition.folder, setting.model)
-    chosen: Selection = selector(
-        harvest=harvest,
+    arguments = {k: v for k, v in asdict(config.selection).items() if k != "name"}
+    harvested = config.selection.reads_harvest
+    chosen: Selection = instantiate({**arguments, "_partial_": True})(
+        harvest=_harvest(config.decomposition.folder, setting.model) if harvested else None,
         decomposition=setting.decomposition,
         target_language=config.languages.target,
         seed=config.seed,

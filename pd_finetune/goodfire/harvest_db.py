@@ -85,23 +85,6 @@ def read_harvest(
     return {one.key: one for one in found}
 
 
-def harvest_settings(place: str | Path) -> dict[str, Any]:
-    """The settings that a harvest was made with: its `config` table.
-
-    Raises:
-        UserError: there is no such file, or it is damaged.
-    """
-    path = latest_database(Path(place).expanduser(), "harvest.db", "h")
-    if path is None:
-        raise UserError(f"no harvest.db at '{place}': give the file, or the folder it is in")
-    with reading(path) as connection:
-        try:
-            pairs = connection.execute("SELECT key, value FROM config").fetchall()
-            return {key: json.loads(value) for key, value in pairs}
-        except ValueError as error:
-            raise UserError(f"'{path}' has a damaged config: {error}") from None
-
-
 def _subcomponent(row: dict[str, Any]) -> HarvestedSubcomponent:
     # JSON, kept as text or as bytes
     def parsed(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +32,9 @@ def _selection_name(record: RunRecord) -> str:
 def arm_name(record: RunRecord) -> str:
     """The arm of the comparison that a run belongs to, from its method and selection."""
     chosen = _selection_name(record)
-    if record.lora is not None:
-        rank = record.lora["rank"]
-        if record.lora["where"] == "all":
+    if "rank" in record.edit:
+        rank = record.edit["rank"]
+        if record.edit["where"] == "all":
             return f"LoRA r{rank}"
         name = "localised LoRA" if rank == 1 else f"localised LoRA r{rank}"
         return name if chosen == "label" else f"{name} ({chosen})"

@@ -20,8 +20,8 @@ import pandas as pd
 from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.results.arms import arms_of
-from pd_finetune.targets.folder import EMBEDDED_TARGET
 
 ONCE, PER_METHOD, PER_EDIT = "once per model", "once per method", "per edit"
 COLUMNS = ("stage", "counted", "tokens", "target_tokens", "flops", "seconds", "note")

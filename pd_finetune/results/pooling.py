@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pd_finetune.config import band
+from pd_finetune.edits.config import band
 from pd_finetune.errors import UserError
+from pd_finetune.records.directory import relevant_config
+from pd_finetune.records.record import RunRecord
 from pd_finetune.results.arms import arm_name
-from pd_finetune.results.record import RunRecord
-from pd_finetune.results.rundir import relevant_config
 
 # of the config, but decided by hashes or without effect on what an arm finds
 _NOT_COMPARED = (
@@ -76,7 +76,7 @@ def _as_tuned(record: RunRecord) -> bool:
 
 def _arm_facts(record: RunRecord) -> dict[str, str]:
     """What all runs of one arm must have in common: its config but for budget and seed."""
-    everywhere = record.lora is not None and record.lora["where"] == "all"
+    everywhere = record.edit.get("where") == "all"
     left_out = (
         *_NOT_COMPARED,
         *(["selection"] if everywhere else []),

@@ -13,9 +13,9 @@ from jaxtyping import Float
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import write_text
+from pd_finetune.records.record import RunRecord
 from pd_finetune.results.arms import arm_name, arms_of
 from pd_finetune.results.pooling import check_comparable, text_hash
-from pd_finetune.results.record import RunRecord
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
 RESAMPLES, INTERVAL_PERCENT = 10_000, (2.5, 97.5)

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pd_finetune.results.record import RunRecord
+from pd_finetune.records.record import RunRecord
 
 AT_CHANCE_NATS = 0.1  # gap at or below which the target language counts as destroyed
 DAMAGE_NATS = 0.10  # damage below which a protected language counts as kept
@@ -65,13 +65,9 @@ def _facts(record: RunRecord) -> Table:
         table.add_row(f"KL(base || edited) on {protected}", f"{record.english_kl_nats:.4f} nats")
     for key, value in record.masks.items():
         table.add_row(Text(f"mask {key}"), f"{value:+.3f}")
-    if record.lora is not None:
-        sites = record.lora["sites"]
-        table.add_row(
-            "LoRA",
-            f"rank {record.lora['rank']}, alpha {record.lora['alpha']:g} on "
-            + (", ".join(sites) if len(sites) <= 3 else f"{len(sites)} matrices"),
-        )
+    for name, value in record.edit.items():
+        many = isinstance(value, list) and len(value) > 3
+        table.add_row(name, Text(f"{len(value)} of them" if many else str(value)))
     table.add_row("trainable parameters", f"{record.trainable_parameters:,}")
     tokens = record.target_tokens
     table.add_row(

@@ -10,20 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.decomposition.sites import Site, weight_at
-from pd_finetune.evaluation.cross_entropy import mean
-from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.evaluation.scores import edited_scores
-from pd_finetune.methods.mask import MaskMethod
 from pd_finetune.selection.effect import INVERTED
+from pd_finetune.targets.changes import edited, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.upper import UpperLayers
+from pd_finetune.targets.predictions import Predictions
 
 # distances m - 1 on either side of the unedited target: few, as most candidates never get there, so
 # that what rises to chance and falls again between two of them is missed
@@ -53,11 +54,15 @@ class Doses:
     """Measures doses of one basis on the same windows.
 
     Args:
-        texts: windows of the target and of the protected language, in this order.
+        texts: windows of the target and of the protected language.
     """
 
     def __init__(
-        self, target: Target, basis: Decomposition, texts: dict[str, HeldOut], batch: int = 0
+        self,
+        target: Target,
+        basis: Decomposition,
+        texts: tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows pos"]],
+        batch: int = 0,
     ) -> None:
         self._target, self._basis, self._texts, self._batch = target, basis, texts, batch
         # at 1 any subcomponent leaves the target as it is
@@ -65,11 +70,14 @@ class Doses:
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Cross-entropies with one subcomponent's scale at `scale`."""
-        method = MaskMethod(self._target, self._basis, [key], start=scale)
-        upper = UpperLayers(self._target.model, method.lowest_layer)
-        found, _ = edited_scores(self._target, method, self._texts, [], upper, self._batch)
-        target, protected = (mean(values) for values in found.values())
-        return Dose(scale, target, protected)
+        change = change_of(self._basis, {key: scale}, self._target.device)
+        predictions = Predictions(self._target, lowest_layer(change), self._batch)
+        ces = []
+        for ids in self._texts:
+            rows = predictions.prepared(ids[:, :-1], keep=True)
+            with edited(self._target.model, change):
+                ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
+        return Dose(scale, *ces)
 
     def curve(self, key: SubcomponentKey, sign: int, chance: float) -> list[Dose]:
         """Doses at growing distances from 1, until the target is at chance.

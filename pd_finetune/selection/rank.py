@@ -7,7 +7,7 @@ run's seed, and give a `Selection`; nothing is chosen silently.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +35,14 @@ class Selection:
         candidates: rows of the harvest's table that were in the running, with `share` (of the mean
             CI by language, on the target language) and `chosen`.
         selection_tokens: target-language tokens that the harvest behind the choice read.
+        by_label: whether they were read for labels.
     """
 
     keys: list[SubcomponentKey]
     reason: str
     candidates: pd.DataFrame
     selection_tokens: int
+    by_label: bool = False
 
 
 def _table(
@@ -183,7 +185,7 @@ def select_label(
         f"{why} among {len(exclusive)} labelled as {target_language} alone: "
         f"{exclusive['label'].iloc[0]}"
     )
-    return _selection(exclusive, 1, reason, harvest, target_language)
+    return replace(_selection(exclusive, 1, reason, harvest, target_language), by_label=True)
 
 
 def select_keys(

@@ -14,8 +14,8 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from pd_finetune.checking import checked_config
-from pd_finetune.config_store import expect_launcher_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.cli.store import expect_launcher_schemas
 from pd_finetune.errors import UserError
 from pd_finetune.files import make_folder, writer
 from pd_finetune.sweep.grid import Grid, Job

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.results.rundir import RunBusy
+from pd_finetune.records.directory import RunBusy
 from pd_finetune.sweep.tally import FAILED, FINISHED, RUNNING, SKIPPED, WAITING, Event
 
 BUSY_SECONDS = 1.0  # between two looks at runs that another process is at work on

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pd_finetune.config import TokenBudgetConfig
 from pd_finetune.errors import UserError
+from pd_finetune.text.config import TokenBudgetConfig
 from pd_finetune.text.tokens import DocumentSource, end_of_text_id
 
 _BATCH = 64  # paragraphs tokenised at once: more than a small budget needs, far from all

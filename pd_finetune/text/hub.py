@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pd_finetune.cache import cache_folder, source_sha256
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, make_folder, replacing, source_sha256
+from pd_finetune.files import make_folder, replacing
 from pd_finetune.text.hub_rows import hub_rows, local_files, local_rows
 from pd_finetune.text.identify import CODE, is_code
 from pd_finetune.text.sources import ParquetFolder

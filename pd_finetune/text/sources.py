@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pd_finetune.cache import source_sha256
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
 
 SPLITS = ("train", "validation", "test", "ood")
 EMBEDDED_TEXT = Path(__file__).parent.parent / "embedded" / "text"

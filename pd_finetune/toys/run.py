@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
+from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.distributed import Workers
 from pd_finetune.plots import style
 from pd_finetune.plots.toys import directions
-from pd_finetune.results.environment import versions
+from pd_finetune.records.environment import versions
 from pd_finetune.toys.report import against_truth, importances, print_truth
 from pd_finetune.toys.training import DECOMPOSITION, HELD_OUT, inputs_of, trained_toy
 

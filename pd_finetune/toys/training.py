@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
-from pd_finetune.toy_configs import ToyConfig
+from pd_finetune.toys.config import ToyConfig
 from pd_finetune.toys.model import ToyModel, ToyTarget
 
 TARGET, DECOMPOSITION, HELD_OUT = range(3)  # streams of inputs that share no numbers

@@ -1,26 +1,22 @@
-"""Components, CI function, configs and folders around `tests.methods.tiny`'s random target."""
+"""Components, CI function, configs and folders around `tests.tiny`'s random target."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pd_finetune.cli import checked_config, config_folder, config_options
-from pd_finetune.config import LanguagesConfig, ModelConfig
-from pd_finetune.config_store import register_schemas
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig
 from pd_finetune.decomposition.sites import Site, find_sites
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.decomposition_configs import CIFunctionConfig, DecomposeConfig, RecipeConfig
 from pd_finetune.targets.load import Target
-from tests.methods import tiny
+from tests import composed, tiny
 
 SITES = {"h.*.attn.?_proj": 16, "h.*.mlp.c_fc": 20, "h.*.mlp.down_proj": 24}
 SIZE = CIFunctionConfig(width=16, blocks=1, heads=2, mlp_width=16)
@@ -51,18 +47,25 @@ def sites_of(target: Target) -> dict[str, Site]:
 
 
 def config(steps: int = 12, sites: dict[str, int] | None = None, **recipe: Any) -> DecomposeConfig:
-    settings: dict[str, Any] = {"steps": steps, "rows": 4, "window": 10, "lr": 3e-3, **recipe}
-    return DecomposeConfig(
-        model=ModelConfig(folder="tiny"),
-        languages=LanguagesConfig(source={}, all=["de", "en"]),
-        mixture={"de": 1.0, "en": 1.0},
+    settings: dict[str, Any] = {"steps": steps, "rows": 4, "window": 10, "lr": 3e-3}
+    # round numbers, which the tests of the losses count on
+    settings |= {"minimality_coefficient": 3e-4, "frequency_coefficient": 1e-4}
+    settings |= {"adversary_lr": 0.01, **recipe}
+    made = composed.stage(
+        "decompose",
+        "languages.all=[de,en]",
+        "mixture={de: 1, en: 1, fr: 0, es: 0, it: 0, code: 0}",
+        "precision=float32",
+        "checkpoint_steps=1000",
+        "log_steps=5",
+        "out=unused",
+    )
+    return dataclasses.replace(
+        made,
+        model=dataclasses.replace(made.model, folder="tiny"),
         sites=sites or {"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 20},
         ci_function=SIZE,
-        recipe=RecipeConfig(**settings),
-        precision="float32",
-        checkpoint_steps=1000,
-        log_steps=5,
-        out="unused",
+        recipe=composed.group("recipe", "merged", **settings),
     )
 
 
@@ -125,17 +128,9 @@ def overrides(model: Path, text: Path) -> list[str]:
     ]
 
 
-def composed(stage: str, words: list[str]) -> Any:
-    """The checked config of a stage, as its command line makes it."""
-    register_schemas()
-    OmegaConf.register_new_resolver("config_options", config_options, replace=True)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose(stage, words))
-
-
 def run_stage(stage: str, words: list[str]) -> Path:
     """A stage's `run` in this process."""
-    return importlib.import_module(f"pd_finetune.{stage}").run(composed(stage, words))
+    return importlib.import_module(f"pd_finetune.{stage}").run(composed.stage(stage, *words))
 
 
 def unsettled(trainer: Trainer) -> Trainer:

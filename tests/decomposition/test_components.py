@@ -19,9 +19,8 @@ from pd_finetune.decomposition.components import (
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import find_sites, module_at
-from tests import families
+from tests import families, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 NEOX = {
     "gpt_neox.layers.*.attention.query_key_value": 7,

@@ -23,13 +23,12 @@ from pd_finetune.decomposition.evidence.report import by_site, page, totals
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition_configs import LadderConfig
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
-LADDER = LadderConfig(rungs=[3, 6], restarts=2, site_steps=3)
+LADDER = composed.part("quality", "adversary", rungs=[3, 6], restarts=2, site_steps=3)
 
 
 @pytest.fixture(scope="module")

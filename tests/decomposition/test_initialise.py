@@ -14,8 +14,8 @@ from pd_finetune.decomposition.initialise import fit_freely, fit_to_weight, init
 from pd_finetune.decomposition.sites import find_sites, weight_at
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 SOME = {"h.*.attn.v_proj": 8, "h.1.mlp.c_fc": 20}
 
@@ -190,4 +190,4 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 )
 def test_settings_that_exclude_a_start(words: list[str], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        parts.composed("decompose", ["out=unused", *words])
+        composed.stage("decompose", "out=unused", *words)

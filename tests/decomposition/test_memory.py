@@ -11,8 +11,8 @@ import pytest
 from pd_finetune.decomposition.memory import memory_line
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.distributed import Workers
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 
 def made(workers: Workers | None = None, **recipe: Any) -> Trainer:

@@ -13,8 +13,8 @@ from torch import Tensor
 from pd_finetune.decomposition.micro_batch import micro_batches
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 ROWS, WINDOW = 8, 10
 # what is no mean over rows weighs enough to show in the gradients

@@ -13,10 +13,9 @@ from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.quality import evidence, print_evidence
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition_configs import QualityConfig
 from pd_finetune.targets.load import Target
+from tests import composed, tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 KL = {"unmasked", "ci_masked", "rounded", "stochastic", "random", "zero", "fresh_adversary"}
 
@@ -36,7 +35,7 @@ def numbers(value: Any) -> list[float]:
 
 def test_rows_of_an_exact_start() -> None:
     target, components, function = exact()
-    proof = evidence(target, components, function, parts.IDS, QualityConfig())
+    proof = evidence(target, components, function, parts.IDS, composed.part("decompose", "quality"))
     kl = proof["kl_nats"]
     assert set(kl) == KL
     assert all(math.isfinite(n) for n in numbers(proof))
@@ -52,7 +51,13 @@ def test_counts_are_those_of_the_ci_values() -> None:
     target, components, function = exact()
     with torch.no_grad():
         function.output_head.bias[:3] = -50.0  # dead
-    proof = evidence(target, components, function, parts.IDS, QualityConfig(adversary_steps=0))
+    proof = evidence(
+        target,
+        components,
+        function,
+        parts.IDS,
+        composed.part("decompose", "quality", adversary_steps=0),
+    )
     with torch.no_grad():
         recon = Reconstruction(target.model, components, function, parts.IDS)
         ci = recon.pre_sigmoid().clamp(0, 1).flatten(0, 1)
@@ -74,7 +79,7 @@ def test_counts_are_those_of_the_ci_values() -> None:
 def test_masks_of_ones_and_zeros_by_the_ci_function() -> None:
     """CI 1 everywhere: nothing may be ablated, all rows but random and zero vanish; CI 0: zero."""
     target, components, function = exact()
-    settings = QualityConfig(adversary_steps=3)
+    settings = composed.part("decompose", "quality", adversary_steps=3)
     with torch.no_grad():
         function.output_head.weight.zero_()
         function.output_head.bias.fill_(2.0)
@@ -93,14 +98,20 @@ def test_unfaithful_parts_show_in_the_unmasked_row() -> None:
     with torch.no_grad():
         for name in components.sites:
             components.U(name).mul_(0.5)
-    proof = evidence(target, components, function, parts.IDS, QualityConfig(adversary_steps=0))
+    proof = evidence(
+        target,
+        components,
+        function,
+        parts.IDS,
+        composed.part("decompose", "quality", adversary_steps=0),
+    )
     assert proof["kl_nats"]["unmasked"] > 0.01
     assert proof["faithfulness_relative"] == pytest.approx(0.25, rel=1e-4)
 
 
 def test_evidence_is_repeatable_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     target, components, function = exact()
-    settings = QualityConfig(adversary_steps=1)
+    settings = composed.part("decompose", "quality", adversary_steps=1)
     first = evidence(target, components, function, parts.IDS, settings)
     assert evidence(target, components, function, parts.IDS, settings) == first
     other = evidence(target, components, function, parts.IDS, settings, seed=1)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.trainer import Trainer
+from tests import tiny
 from tests.decomposition import parts
 from tests.decomposition.test_micro_batch import RECIPES, gradients, made
-from tests.methods import tiny
 
 
 def kept_bytes(trainer: Trainer) -> int:

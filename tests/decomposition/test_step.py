@@ -17,8 +17,8 @@ from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sigmoids import upper_leaky
 from pd_finetune.decomposition.step import annealed
 from pd_finetune.decomposition.trainer import Trainer
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 STEPS, ROWS, WINDOW = 12, 4, 10
 IDS = parts.batch_at(0)

@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pd_finetune.decomposition.components import recorded_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.store import RECORD, WEIGHTS, load_decomposition, save_decomposition
+from pd_finetune.decomposition.folder import RECORD, WEIGHTS
+from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 
 def stored(folder: Path) -> tuple[Target, Decomposition]:

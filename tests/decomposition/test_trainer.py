@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pd_finetune.decomposition.config import DecomposeConfig
 from pd_finetune.decomposition.step import StepLoss
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.decomposition_configs import DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
+from tests import tiny
 from tests.decomposition import parts
-from tests.methods import tiny
 
 ROOT = Path(__file__).parents[2]
 RECIPES: dict[str, dict[str, Any]] = {

@@ -4,28 +4,24 @@ import os
 import shutil
 from pathlib import Path
 
-import hydra
 import pytest
 
 from pd_finetune import files
-from pd_finetune.checking import checked_config
-from pd_finetune.cli import config_folder
-from pd_finetune.config import RunConfig
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, source_sha256
+from pd_finetune.files import file_sha256
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.finetuning.identity import finished_run, run_directory, stored_hashes
-from pd_finetune.results.record import Hashes
-from pd_finetune.targets.folder import EMBEDDED_TARGET
+from pd_finetune.loading.folders import EMBEDDED_TARGET
+from pd_finetune.records.record import Hashes
+from tests import composed
 
 
 def compose(*overrides: str) -> RunConfig:
-    register_schemas()
     quick = ["debug=tiny", "logger=none", "progress=false", "evaluation.rollouts={}"]
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose("config", [*quick, *overrides]))
+    return composed.stage("run", *quick, *overrides)
 
 
 @pytest.fixture

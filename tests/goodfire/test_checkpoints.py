@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from pd_finetune.decomposition.components import recorded_inputs
-from pd_finetune.decomposition.folder import decomposition_folder
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.cache import goodfire_cache
 from pd_finetune.goodfire.target import target_folder
-from pd_finetune.targets.load import load_target
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint
 
 IDS = torch.arange(20).view(2, 10) * 7 % 53

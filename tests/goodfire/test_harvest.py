@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pd_finetune.errors import UserError
-from pd_finetune.goodfire.harvest_db import harvest_settings, read_harvest
+from pd_finetune.goodfire.harvest_db import read_harvest
 from pd_finetune.selection.statistics import TokenStatistics, pmi
 from pd_finetune.selection.tables import Group
 from pd_finetune.targets.keys import SubcomponentKey

@@ -18,8 +18,7 @@ from pd_finetune.decomposition.evidence.counts import site_counts
 from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_divergence
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
 from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
-from pd_finetune.methods.bake import bake
-from pd_finetune.methods.mask import MaskMethod
+from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}

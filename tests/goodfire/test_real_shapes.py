@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import goodfire_full_size
 from pd_finetune.decomposition.ci_function import CIFunction
-from pd_finetune.goodfire.architecture import DEFAULTS, arcee_config, expected_shapes
-from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
+from pd_finetune.goodfire.architecture import arcee_config
+from pd_finetune.goodfire.ci_weights import ci_size, our_ci_weights
 from pd_finetune.goodfire.decomposition import shared_reads, sites_of
 from pd_finetune.goodfire.names import arcee_name, current_names
 from pd_finetune.targets.keys import SubcomponentKey

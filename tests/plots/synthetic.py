@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pd_finetune.results.record import Hashes, RunRecord, TargetTokens, Values
+from pd_finetune.records.record import Hashes, RunRecord, TargetTokens, Values
 
 CHANCE, BASE_DE = 8.318, 3.52
 LANGUAGES = ("de", "en", "fr", "es", "it", "code")

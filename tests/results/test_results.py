@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pd_finetune.config import LoggerConfig
 from pd_finetune.errors import UserError
-from pd_finetune.results import environment, tracker_process
-from pd_finetune.results.record import (
+from pd_finetune.records.config import LoggerConfig
+from pd_finetune.records.directory import RunBusy, RunDirectory, config_hash
+from pd_finetune.records.record import (
     Hashes,
     RunRecord,
     Seconds,
@@ -26,10 +26,8 @@ from pd_finetune.results.record import (
     Values,
     read_records,
 )
-from pd_finetune.results.rundir import RunBusy, RunDirectory, config_hash
+from pd_finetune.records.tracking import BackgroundTracker, NoTracker, open_tracker
 from pd_finetune.results.table import print_record
-from pd_finetune.results.tracker_process import RemoteTracker
-from pd_finetune.results.tracking import BackgroundTracker, NoTracker, open_tracker
 
 CONFIG: dict[str, Any] = {
     "method": {"name": "mask", "lr": 0.3},
@@ -149,7 +147,7 @@ def test_half_finished_run_is_cleaned_and_redone(tmp_path: Path) -> None:
 def test_killed_run_leaves_a_directory_that_the_next_one_takes(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path;"
-        "from pd_finetune.results.rundir import RunDirectory;"
+        "from pd_finetune.records.directory import RunDirectory;"
         "run = RunDirectory(Path(sys.argv[1]), 'mask', 4, 0, {'budget': 4});"
         "run.__enter__(); run.log(0, {'a/b': 1.0}); os.kill(os.getpid(), 9)"
     )
@@ -254,7 +252,7 @@ def test_environment() -> None:
 def test_no_tracker_does_not_import_wandb() -> None:
     code = (
         "import sys; from pathlib import Path; from pd_finetune.config import LoggerConfig;"
-        "from pd_finetune.results.tracking import open_tracker;"
+        "from pd_finetune.records.tracking import open_tracker;"
         "open_tracker(LoggerConfig(), Path(), 'x', {}).finish(0);"
         "print('wandb' in sys.modules, 'torch' in sys.modules)"
     )

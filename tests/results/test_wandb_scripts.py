@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pd_finetune.config import LoggerConfig
-from pd_finetune.results.record import RunRecord, TargetTokens, Values
-from pd_finetune.results.tracking import open_tracker
+from pd_finetune.records.config import LoggerConfig
+from pd_finetune.records.record import RunRecord, TargetTokens, Values
+from pd_finetune.records.tracking import open_tracker
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CONFIG = {

@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from pd_finetune.checking import checked_config
-from pd_finetune.cli import config_folder
-from pd_finetune.config_store import register_schemas
+from pd_finetune.cli.checked import checked_config
+from pd_finetune.cli.store import config_folder, register
 from pd_finetune.errors import UserError
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.sweep.grid import Grid
 from pd_finetune.sweep.shard import Shard
 
 
 @pytest.fixture
 def loader() -> Iterator[ConfigLoader]:
-    register_schemas()
+    register("run", RunConfig)
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
 def master(loader: ConfigLoader, *overrides: str) -> DictConfig:
-    return loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+    return loader.load_configuration("run", list(overrides), RunMode.MULTIRUN)
 
 
 def plain(config: DictConfig) -> object:
@@ -67,7 +67,7 @@ def test_configs_are_as_hydra_composes_them(loader: ConfigLoader, arguments: lis
     assert len(grid.jobs) >= 4
     for job in grid.jobs:
         composed = grid.config(job)
-        whole = hydra.compose("config", list(job.overrides))
+        whole = hydra.compose("run", list(job.overrides))
         assert plain(composed) == plain(whole)
         assert checked_config(composed) == checked_config(whole)
 

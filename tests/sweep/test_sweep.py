@@ -148,11 +148,12 @@ def test_a_process_that_dies_is_a_failure(tmp_path: Path) -> None:
     script = tmp_path / "dies.py"
     script.write_text(
         "import os\n"
-        "from pd_finetune.cli import stage_main\n"
+        "from pd_finetune.finetuning.config import RunConfig\n"
+        "from pd_finetune.main import stage_main\n"
         "def run(config):\n"
         "    os.kill(os.getpid(), 9)\n"
         "if __name__ == '__main__':\n"
-        "    stage_main('config', run)\n"
+        "    stage_main('run', RunConfig, run)\n"
     )
     done = subprocess.run(
         [
@@ -175,8 +176,9 @@ def test_a_launcher_that_is_not_there(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "sys.modules['hydra_plugins.hydra_joblib_launcher'] = None\n"
-        "from pd_finetune.cli import stage_main\n"
-        "stage_main('config', print)\n"
+        "from pd_finetune.finetuning.config import RunConfig\n"
+        "from pd_finetune.main import stage_main\n"
+        "stage_main('run', RunConfig, print)\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), "-m", "seed=0,1", "hydra/launcher=joblib"],

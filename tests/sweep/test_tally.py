@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.results.rundir import RunBusy
+from pd_finetune.records.directory import RunBusy
 from pd_finetune.sweep import work as work_module
 from pd_finetune.sweep.journal import Journal
 from pd_finetune.sweep.progress import Progress

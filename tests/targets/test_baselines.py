@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pd_finetune.targets.baselines import trigram_nats, unigram_nats
+from pd_finetune.pretraining.baselines import trigram_nats, unigram_nats
 
 VOCAB = 6
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers.activations import NewGELUActivation
 
 from pd_finetune.errors import UserError
-from pd_finetune.targets.load import fuse_activations, load_target, weights_hash
-from tests.methods import tiny
+from pd_finetune.loading.target import load_target
+from pd_finetune.targets.load import fuse_activations, weights_hash
+from tests import tiny
 
 
 @pytest.fixture

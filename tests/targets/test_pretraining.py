@@ -9,12 +9,12 @@ import torch
 
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.stage_configs import ArchitectureConfig, OptimisationConfig
+from pd_finetune.pretraining.config import ArchitectureConfig, OptimisationConfig
+from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, validation_windows
 from pd_finetune.targets.embedded import build
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.pretraining import Pretraining, held_out_record, validation_windows
 from pd_finetune.text.mixture import mixed_windows
-from tests.methods import tiny
+from tests import tiny
 
 SHAPE = ArchitectureConfig(vocab_size=320, width=16, layers=1, heads=2, mlp_width=24, context=16)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pd_finetune.targets.vocabulary_loss import chunked_cross_entropy
+from pd_finetune.pretraining.vocabulary_loss import chunked_cross_entropy
 
 POSITIONS, WIDTH, VOCAB = 11, 5, 17
 

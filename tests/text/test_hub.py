@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pd_finetune import corpus
 from pd_finetune.errors import UserError
-from pd_finetune.targets.load import load_tokenizer
+from pd_finetune.loading.target import load_tokenizer
 from pd_finetune.text.hub import HubDataset, PileTokenised, pieces, split_of
 from pd_finetune.text.identify import is_code
 from pd_finetune.text.sources import ParquetFolder

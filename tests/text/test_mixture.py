@@ -11,7 +11,7 @@ import torch
 from pd_finetune.errors import UserError
 from pd_finetune.text.mixture import MixedWindows, mixed_windows
 from pd_finetune.text.tokens import token_stream
-from tests.methods import tiny
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)

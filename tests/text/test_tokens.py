@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from pd_finetune.errors import UserError
 from pd_finetune.text.sources import ParquetFolder
 from pd_finetune.text.tokens import end_of_text_id, token_stream, windows
-from tests.methods import tiny
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)

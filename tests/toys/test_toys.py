@@ -12,11 +12,11 @@ import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import shared_inputs
+from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig
 from pd_finetune.decomposition.sites import find_sites
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.decomposition_configs import CIFunctionConfig, DecomposeConfig
 from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.toys import run as toys_run
 from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from pd_finetune.decomposition.config import LadderConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.counts import (
@@ -28,7 +29,6 @@ from pd_finetune.decomposition.evidence.maskings import (
 )
 from pd_finetune.decomposition.losses import faithfulness
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition_configs import LadderConfig
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
 
