@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
 from pd_finetune.decomposition.config import RecipeConfig
-from pd_finetune.decomposition.losses import (
-    FrequencyPenalty,
-    faithfulness,
-    p_norm_minimality,
-)
+from pd_finetune.decomposition.losses import FrequencyPenalty, faithfulness, p_norm_minimality
 from pd_finetune.decomposition.micro_batch import MicroBatch
 from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import recomputed
 from pd_finetune.decomposition.sigmoids import readings
 from pd_finetune.decomposition.sources import PersistentSources
 from pd_finetune.distributed import Workers
-from pd_finetune.runtime import autocast
+from pd_finetune.runtime import autocast, has_fast_bfloat16
 from pd_finetune.targets.readout import Readout
 
 # positions up to which attention by plain products is faster than torch's tiles on a CPU
@@ -81,7 +78,7 @@ class Clean(NamedTuple):
     output: Float[Tensor, "rows pos any"]
     ci: Float[Tensor, "rows pos C"]
     means: Float[Tensor, " C"]
-    important: Float[Tensor, ""]
+    important: Int[Tensor, ""]
 
 
 @dataclass
@@ -90,8 +87,8 @@ class StepMaker:
 
     Args:
         precision: see `runtime.autocast`.
-        compiled: the clean forward and what reads it, and the masked one, are made by inductor
-            (a minute or more, once), which makes few passes over memory of their many.
+        compiled: the clean forward with what reads it, and the masked one, are each made one
+            region by torch.compile (minutes, once), which takes few passes over memory.
         recompute: activations of masked forwards, see `recompute`.
     """
 
@@ -108,12 +105,14 @@ class StepMaker:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        if self.precision == "auto":  # here, as compiled code cannot ask the machine
+            fast = has_fast_bfloat16(next(self.model.parameters()).device)
+            self.precision = "bfloat16" if fast else "float32"
         # of the forward that is running
         self._masks: dict[str, SiteMask] = {}
         self._inputs: dict[str, Tensor] = {}
-        if self.compiled:
-            self._clean = torch.compile(self._clean, dynamic=False)  # type: ignore
-            self._masked = torch.compile(self._masked, dynamic=False)  # type: ignore
+        wrap: Any = partial(torch.compile, dynamic=False) if self.compiled else lambda f: f
+        self._clean, self._divergence = wrap(self._clean_forward), wrap(self._masked_forward)
 
     def warmth(self, progress: float) -> float:
         """The adversary's learning rate at this share of the training, as a fraction of its full
@@ -134,34 +133,35 @@ class StepMaker:
         self, batch: Tensor, step: int, noise: RowNoise, parts: Sequence[MicroBatch]
     ) -> StepSlopes:
         """The same loss and its gradients, the activations of one of `parts` at a time."""
-        means, total = None, 0.0
+        means, count, results = None, len(parts), []
         # one tensor, filled part by part: of a source per position it is as large as activations
         slopes = None if self.sources is None else torch.empty_like(self.sources.values)
-        values: dict[str, list[float]] = {}
         with self._running(batch):
-            if len(parts) > 1:
+            if count > 1:
                 # minimality's slope needs the means over all rows: a forward of each beforehand
+                value = self._measure(step / self.recipe.steps)
                 with torch.no_grad():
-                    each = [self._run(batch[part.rows], step).means for part in parts]
+                    each = [self._clean(batch[part.rows], value).means for part in parts]
                 means = self.workers.mean(torch.stack(each).mean(0))
-            for number, part in enumerate(parts):
-                sources = self.sources
-                if sources is not None and len(parts) > 1:
-                    sources = sources.part(part.sources)
+            for part in parts:
+                # a part's sources count their climbs for themselves
+                sources = self.sources and (
+                    self.sources if count == 1 else self.sources.part(part.sources)
+                )
                 own = replace(noise, rows=[noise.rows[row] for row in part.rows])
-                share = Share(sources, len(parts), means, number == 0)
+                share = Share(sources, count, means, first=not results)
                 result = self._loss(batch[part.rows], step, own, share)
                 result.total.backward()
-                total += result.total.item()
-                for term, value in result.terms.items():
-                    values.setdefault(term, []).append(value)
                 if slopes is not None and result.sources is not None:
-                    assert result.sources.grad is not None
                     slopes[part.sources] = result.sources.grad
-        if self.sources is not None and self.recipe.recon == "separate" and len(parts) > 1:
+                results.append((result.total.item(), result.terms))
+        if self.sources is not None and self.recipe.recon == "separate" and count > 1:
             self.sources.climbs += self.recipe.adversary_extra_climbs
-        terms = {term: sum(some) / len(some) for term, some in values.items()}
-        return StepSlopes(total, terms, slopes)
+        terms: dict[str, float] = {}
+        for name in results[0][1]:  # the first has all of them
+            some = [found[name] for _, found in results if name in found]
+            terms[name] = sum(some) / len(some)
+        return StepSlopes(sum(total for total, _ in results), terms, slopes)
 
     @contextmanager
     def _running(self, batch: Tensor) -> Iterator[None]:
@@ -176,31 +176,21 @@ class StepMaker:
                 held.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def _run(self, batch: Tensor, step: int) -> Clean:
-        # a tensor, so that a compiled function is not made anew when it changes
-        value = torch.tensor(self._measure(step / self.recipe.steps), device=batch.device)
+    def _clean_forward(self, batch: Tensor, value: Float[Tensor, ""]) -> Clean:
+        self._inputs.clear()
         with autocast(batch.device, self.precision):
-            return Clean(batch, *self._clean(batch, value))
+            with torch.no_grad():
+                output = self.readout.output(batch)
+            inputs = dict(self._inputs)
+            x = self.ci_function(inputs)
+            return Clean(batch, output, *readings(x, self.recipe.minimality, value))
 
-    def _clean(
-        self, batch: Tensor, value: Float[Tensor, ""]
-    ) -> tuple[Float[Tensor, "rows pos any"], Tensor, Tensor, Tensor]:
-        """The clean output, and `readings` of what the sites read in it."""
-        self._inputs.clear()
-        with torch.no_grad():
-            output = self.readout.output(batch)
-        inputs = dict(self._inputs)
-        self._inputs.clear()
-        return output, *readings(self.ci_function(inputs), self.recipe.minimality, value)
-
-    def _masked(
+    def _masked_forward(
         self,
-        batch: Tensor,
-        clean: Float[Tensor, "rows pos any"],
-        ci: Float[Tensor, "rows pos C"],
-        sources: Float[Tensor, "hostile _ C_and_sites"] | None,
+        clean: Clean,
+        sources: Float[Tensor, "hostile *_ C_and_sites"] | None,
         noise: UInt8[Tensor, "others pos C_and_sites"] | None,
-        route: Bool[Tensor, "rows pos sites"] | None,
+        route: Bool[Tensor, "rows pos sites"] | None = None,
     ) -> Float[Tensor, "rows pos"]:
         """Divergence from the clean output with all sites replaced, masks g + (1 - g) r.
 
@@ -209,7 +199,10 @@ class StepMaker:
             noise: the same of the other rows.
             route: which positions of which sites are replaced; None: all.
         """
-        r = [] if sources is None else [sources.to(ci.dtype).expand(-1, ci.shape[1], -1)]
+        ci, r = clean.ci, []
+        if sources is not None:
+            shared = sources if sources.ndim == 3 else sources[:, None]
+            r.append(shared.to(ci.dtype).expand(-1, ci.shape[1], -1))
         if noise is not None:
             r.append(fractions(noise, ci.dtype))
         raw, delta = torch.cat(r).split([ci.shape[-1], len(self.ci_function.order)], -1)
@@ -217,27 +210,16 @@ class StepMaker:
         for i, (name, mask) in enumerate(masks.items()):
             routed = None if route is None else route[..., i]
             self._masks[name] = SiteMask(mask, delta[..., i], routed)
-        output = self.readout.output(batch)
-        self._masks.clear()
-        self._inputs.clear()
-        return self.readout.divergence(output, clean)
-
-    def _divergence(
-        self,
-        clean: Clean,
-        sources: Float[Tensor, "hostile *_ C_and_sites"] | None,
-        noise: UInt8[Tensor, "others pos C_and_sites"] | None,
-        route: Bool[Tensor, "rows pos sites"] | None = None,
-    ) -> Float[Tensor, "rows pos"]:
-        if sources is not None and sources.ndim == 2:  # shared over positions
-            sources = sources[:, None]
-        with autocast(clean.ci.device, self.precision):
-            return self._masked(clean.batch, clean.output, clean.ci, sources, noise, route)
+        with autocast(ci.device, self.precision):
+            output = self.readout.output(clean.batch)
+            self._masks.clear()
+            self._inputs.clear()
+            return self.readout.divergence(output, clean.output)
 
     def _loss(self, batch: Tensor, step: int, noise: RowNoise, share: Share) -> StepLoss:
         recipe = self.recipe
         progress = step / recipe.steps
-        clean = self._run(batch, step)
+        clean = self._clean(batch, self._measure(progress))
         own, positions = clean.means, batch.shape[0] * batch.shape[1]
         form = self._merged if recipe.recon == "merged" else self._separate
         result = form(clean, progress, noise, share)
@@ -266,12 +248,14 @@ class StepMaker:
         result.terms["ci_l0"] = clean.important.item() / positions
         return result
 
-    def _measure(self, progress: float) -> float:
-        """gamma or p of this step."""
+    def _measure(self, progress: float) -> Float[Tensor, ""]:
+        """gamma or p of this step: a tensor, as a number would be a constant of compiled code."""
         recipe = self.recipe
+        ends, fraction = (recipe.gamma_start, recipe.gamma_end), recipe.anneal_fraction
         if recipe.minimality == "p_norm":
-            return annealed(recipe.p_start, recipe.p_end, progress, 1.0)
-        return annealed(recipe.gamma_start, recipe.gamma_end, progress, recipe.anneal_fraction)
+            ends, fraction = (recipe.p_start, recipe.p_end), 1.0
+        value = annealed(*ends, progress, fraction)
+        return torch.tensor(value, device=self.frequency.mean.device)
 
     def _merged(self, clean: Clean, progress: float, draws: RowNoise, share: Share) -> StepLoss:
         """One masked forward: the first half of the rows adversarial on all sites, the other
