@@ -13,19 +13,17 @@ from torch.utils.checkpoint import checkpoint
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
 
 
-def blocks_of(model: nn.Module, components: Subcomponents) -> dict[nn.Module, list[str]]:
-    """The outermost members of module lists that hold sites, with the sites that they hold."""
+def blocks_of(model: nn.Module, components: Subcomponents) -> list[nn.Module]:
+    """The outermost members of module lists that hold sites."""
     lists = [path for path, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    found: dict[nn.Module, list[str]] = {}
-    for name, site in components.sites.items():
-        inside = [path for path in lists if site.module.startswith(f"{path}.")]
-        if not inside:
-            continue
-        outermost = min(inside, key=len)
-        index, _, rest = site.module.removeprefix(f"{outermost}.").partition(".")
-        if rest:  # a list of the matrices themselves has no blocks
-            found.setdefault(model.get_submodule(f"{outermost}.{index}"), []).append(name)
-    return found
+    outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists)]
+    modules = [site.module for site in components.sites.values()]
+    return [
+        block
+        for path in outer
+        for name, block in model.get_submodule(path).named_children()
+        if any(module.startswith(f"{path}.{name}.") for module in modules)
+    ]
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def recomputed(
     Args:
         masks: those of the present forward, as `components.masked` reads them.
     """
-    blocks = list(blocks_of(model, components))
+    blocks = blocks_of(model, components)
     for block in blocks:
         # an attribute of the instance hides the class's method until it is deleted
         vars(block)["forward"] = _recomputing(block.forward, masks)

@@ -38,7 +38,7 @@ def kl(trainer: Trainer, rows: slice, r: Tensor, route: Tensor | None = None) ->
     ci = recon.pre_sigmoid().detach().clamp(0, 1)
     C = ci.shape[-1]
     r = r.expand(*ci.shape[:2], r.shape[-1])
-    return recon.divergence(ci + (1 - ci) * r[..., :C], r[..., C:], route).mean()
+    return parts.divergence(recon, ci + (1 - ci) * r[..., :C], r[..., C:], route).mean()
 
 
 def uppers(trainer: Trainer) -> Tensor:
