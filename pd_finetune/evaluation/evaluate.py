@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean, stdev
-from typing import Any
 
 from pd_finetune.evaluation.base import cached, identity
 from pd_finetune.evaluation.config import EvaluationConfig
@@ -83,17 +82,8 @@ def base_values(
     who = identity(target)
     values = {}
     for name, text in texts.items():
-        fingerprint, language, split, rows, window = text.facts
-        facts: dict[str, Any] = {
-            "what": "cross_entropy",
-            "text": fingerprint,
-            "language": language,
-            "split": split,
-            "rows": rows,
-            "window": window,
-        }
         compute = partial(sequence_cross_entropies, target, text.ids, settings.batch)
-        values[name] = cached(who, facts, compute)
+        values[name] = cached(who, {"what": "cross_entropy", **text.facts}, compute)
     return values
 
 
@@ -122,7 +112,7 @@ def edited_values(
     for name, text in texts.items():
         for part in predictions.portions(text.ids):
             ids = text.ids[part]
-            prepared = predictions.prepared(ids[:, :-1], clean=name in preserve, keep=True)
+            prepared = predictions.prepared(ids[:, :-1], clean=name in preserve)
             with baked(target.model, change):
                 ce, kl = predictions.scores(prepared, ids[:, 1:])
             ces[name] += ce

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -22,11 +23,11 @@ class HeldOut:
 
     Args:
         ids: [rows, window], on the CPU.
-        facts: what decides them, as a key.
+        facts: what decides them.
     """
 
     ids: Int[Tensor, "rows window"]
-    facts: tuple[str | int, ...] = ()
+    facts: dict[str, Any]
 
 
 def held_out(
@@ -50,8 +51,9 @@ def held_out(
         stream = token_stream(target.tokenizer, source, language, split)
         ids = windows(stream, count, settings.window)
         if len(ids):
-            facts = (source.fingerprint(language), language, split, count, settings.window)
-            result[name] = HeldOut(torch.from_numpy(ids), facts)
+            facts = {"text": source.fingerprint(language), "language": language, "split": split}
+            sizes = {"rows": count, "window": settings.window}
+            result[name] = HeldOut(torch.from_numpy(ids), facts | sizes)
         elif split != "ood":
             raise UserError(
                 f"'{language}' has {len(stream)} tokens of {split} text, less than "

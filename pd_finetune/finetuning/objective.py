@@ -45,14 +45,14 @@ class Objective:
         self.chance_nats, self.kl_weight = target.chance_nats, kl_weight
         self.target_tokens = sample.tokens
         self._predictions = Predictions(target, lowest_layer, _ROWS)
-        self._sample = self._predictions.prepared(sample.rows[:, :-1]).entering
+        self._sample = self._predictions.enter(sample.rows[:, :-1])
         self._labels = sample.rows[:, 1:].to(target.device)
         self._counted = sample.counted[:, 1:].to(target.device)
         self._pool = pool
         self._prepared_pool = None
         if len(list(self._predictions.portions(pool))) == 1:
             # the same for every budget and method that edits from this layer upwards
-            self._prepared_pool = self._predictions.prepared(pool, clean=True, keep=True)
+            self._prepared_pool = self._predictions.prepared(pool, clean=True)
 
     def windows(self, rows: Int[Tensor, " rows"]) -> Prepared:
         """The pool's windows `rows`; made anew where the whole pool's predictions are too large.
@@ -61,7 +61,8 @@ class Objective:
         """
         if self._prepared_pool is not None:
             return self._prepared_pool[rows]
-        return self._predictions.prepared(self._pool[rows.to(self._pool.device)], clean=True)
+        ids = self._pool[rows.to(self._pool.device)]
+        return self._predictions.prepared(ids, clean=True, keep=False)
 
     def forwards(self, windows: Prepared) -> Iterator[tuple[slice, Prepared]]:
         """Rows of the sample and windows that a forward takes: all windows ride with the first."""

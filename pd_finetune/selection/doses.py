@@ -74,7 +74,7 @@ class Doses:
         predictions = Predictions(self._target, lowest_layer(change), self._batch)
         ces = []
         for ids in self._texts:
-            rows = predictions.prepared(ids[:, :-1], keep=True)
+            rows = predictions.prepared(ids[:, :-1])
             with edited(self._target.model, change):
                 ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
         return Dose(scale, *ces)

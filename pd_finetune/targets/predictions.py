@@ -105,7 +105,7 @@ class Predictions:
             return states_of(self._model, inputs_embeds=entering).float()
 
     def prepared(
-        self, ids: Int[Tensor, "rows pos"], clean: bool = False, keep: bool = False
+        self, ids: Int[Tensor, "rows pos"], clean: bool = False, keep: bool = True
     ) -> Prepared:
         """Every position of `ids` as `states` takes it; to be called outside of the edit.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pd_finetune.targets.divergence import divergence_from_clean
-from pd_finetune.targets.head import has_linear_head, states_of
+from pd_finetune.targets.head import has_linear_head
 
 
 class Readout(Protocol):
@@ -60,19 +60,23 @@ class LogitReadout:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+        self._linear_head = has_linear_head(model)  # not asked in compiled code
 
     def example(self) -> Int[Tensor, "rows pos"]:
         return torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
 
     def output(self, batch: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos any"]:
         """Last hidden states where the head is linear, else logits."""
-        return states_of(self.model, input_ids=batch)
+        run: Any = self.model.base_model if self._linear_head else self.model
+        output = run(input_ids=batch, use_cache=False)
+        result: Tensor = output.last_hidden_state if self._linear_head else output.logits
+        return result
 
     def divergence(
         self, masked: Float[Tensor, "rows pos any"], clean: Float[Tensor, "rows pos any"]
     ) -> Float[Tensor, "rows pos"]:
         """KL(clean || masked) in nats, in float32."""
-        if has_linear_head(self.model):
+        if self._linear_head:
             return divergence_from_clean(masked, clean, self.model.get_output_embeddings())
         log_p, log_q = clean.float().log_softmax(-1), masked.float().log_softmax(-1)
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
