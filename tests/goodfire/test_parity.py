@@ -17,9 +17,8 @@ from pd_finetune.decomposition.evidence.adversary import climb
 from pd_finetune.decomposition.evidence.counts import site_counts
 from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_divergence
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
-from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.scales import change_of
-from pd_finetune.decomposition.sigmoids import lower_leaky, upper_leaky
+from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
 from pd_finetune.targets.changes import bake, edited
 from pd_finetune.targets.keys import SubcomponentKey
 
@@ -227,7 +226,7 @@ def test_faithfulness(published):
 def test_importance_minimality(published, fraction):
     p = 2.0 + fraction * (0.4 - 2.0)
     x = torch.cat(list(published.pre_sigmoid.values()), -1)
-    _, means = readings(x, [x.shape[-1]], Measure("p_norm", p), Kernels())
+    means = readings(x, "p_norm", torch.tensor(p)).means
     ours = p_norm_minimality(means, published.ids.numel(), beta=0.5).item()
     expected = published.metrics[f"loss/ImportanceMinimalityLoss_frac{fraction}"]
     assert ours == pytest.approx(expected, rel=1e-5)
