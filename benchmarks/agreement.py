@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.sizes import reference_of
-from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.noise import RowNoise, fractions
 
 if TYPE_CHECKING:
     from benchmarks.reference_step import ReferenceStep
@@ -27,7 +27,7 @@ def same_draws(trainer: Trainer, ids: Tensor) -> tuple[dict[str, Tensor], dict[s
     """The r and routes of the package's step, by site."""
     order, widths = trainer.ci_function.order, trainer.ci_function.C
     noise = noise_of(ids)
-    r = noise.sources(slice(None), ids.shape[1], sum(widths) + len(order))
+    r = fractions(noise.sources(slice(None), ids.shape[1], sum(widths) + len(order)), torch.float32)
     route = noise.routes(slice(None), ids.shape[1], len(order))
     parts = r.split([*widths, len(order)], -1)
     by_site = {

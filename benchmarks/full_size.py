@@ -44,7 +44,7 @@ def main() -> None:
     from benchmarks.sizes import composed
     from pd_finetune.decomposition.memory import memory_line
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.targets.embedded import build
+    from pd_finetune.pretraining.initialise import build
     from pd_finetune.targets.load import Target, fuse_activations
 
     torch.set_num_threads(args.threads)

@@ -96,7 +96,6 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
 def composed(stage: str, overrides: list[str]) -> Any:
     """The checked config of a stage."""
 
-
     return stage_config(stage, overrides)
 
 

@@ -140,7 +140,6 @@ def divergence(model: Any, unedited: Unedited, ids: Tensor) -> float:
 def run(overrides: list[str], threads: int) -> dict[str, Any]:
     """The result of one run."""
 
-
     config = stage_config("config", overrides)
     config.threads = threads or torch.get_num_threads()
     from pd_finetune.evaluation.held_out import held_out

@@ -68,7 +68,6 @@ def config_of(size: str, variant: Variant, precision: str, rows: int) -> Decompo
 def composed(words: list[str]) -> DecomposeConfig:
     """The checked configuration that `decompose` makes of these words."""
 
-
     return cast("DecomposeConfig", stage_config("decompose", words))
 
 
@@ -78,7 +77,7 @@ def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
 
     from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.loading.target import load_target
-    from pd_finetune.targets.embedded import build
+    from pd_finetune.pretraining.initialise import build
     from pd_finetune.targets.load import Target, fuse_activations
 
     if size == "embedded":

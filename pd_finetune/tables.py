@@ -1,4 +1,4 @@
-"""Tables as text and files, the one way for all: Markdown, LaTeX, CSV, and numbers in their cells."""
+"""Tables as text and files, one way for all: Markdown, LaTeX, CSV, and numbers in their cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from pd_finetune.files import write_text
 
@@ -71,6 +75,16 @@ def latex(table: pd.DataFrame) -> str:
     columns = "l" + "r" * (len(table.columns) - 1)
     text = table.astype(str).to_latex(index=False, escape=True, column_format=columns)
     return text.replace("−", "$-$").replace("–", "--").replace("> ", "$>$ ")
+
+
+def print_table(table: pd.DataFrame, title: str, console: Console | None = None) -> None:
+    """Print a table to the terminal (or another console); columns but the first to the right."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for place, name in enumerate(table.columns):
+        shown.add_column(str(name), justify="right" if place else "left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(Text("–" if pd.isna(value) else str(value)) for value in row))
+    (console or Console()).print(shown)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

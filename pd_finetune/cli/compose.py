@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.cli.experiments import experiment_stages
-from pd_finetune.cli.store import config_folder, register
+from pd_finetune.cli.store import register
+from pd_finetune.files import config_folder
 
 
 def config_options(*groups: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.evidence.stability import cosines, matches
-from pd_finetune.decomposition.initialise import initialise
+from pd_finetune.decomposition.initialise import INITIAL, initialise
 from pd_finetune.errors import UserError
 from pd_finetune.plots.style import language_name
 from pd_finetune.selection.labels import EXCLUSIVE_MEAN_CI
@@ -55,9 +55,9 @@ def mean_cis(harvest: Harvest) -> dict[str, Float[Tensor, " C"]]:
 def start_cosines(found: Harvested, target: Target) -> dict[tuple[str, int], float]:
     """Cosine of each subcomponent with the one it was at step 0; none where that is unknown."""
     config = found.decomposition.record.get("config", {})
-    if config.get("start_from") or "seed" not in config:
-        return {}
     initial = config.get("initial", "row_space")  # older records: there was no other
+    if config.get("start_from") or "seed" not in config or initial not in INITIAL:
+        return {}
     own = found.decomposition.components
     start = Subcomponents(own.sites).to(target.device)
     initialise(start, target.model, config["seed"], initial)

@@ -11,6 +11,7 @@ import pandas as pd
 from hydra.utils import instantiate
 from tqdm import tqdm
 
+from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.held_out import held_out
@@ -18,7 +19,7 @@ from pd_finetune.loading.target import load_target
 from pd_finetune.plots.style import language_name
 from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
 from pd_finetune.runtime import device_of
-from pd_finetune.selection.doses import DISTANCES, MOST_DAMAGE, Doses, effect, singular_basis
+from pd_finetune.selection.doses import DISTANCES, MOST_DAMAGE, Doses, effect
 from pd_finetune.selection.rank import select_label
 from pd_finetune.studies.harvested import Harvested
 from pd_finetune.tables import markdown
@@ -71,8 +72,7 @@ class Comparison:
             seen = table["key"][table[f"mean_ci_{self._language}"] >= LEAST_MEAN_CI]
             group = f"{one.name}, any"
             found[group] = self._strongest(group, basis, doses, _parsed(seen))
-        sites = list(decompositions[0].decomposition.sites.values())
-        basis = singular_basis(self.target, sites)
+        basis = svd.build(self.target, sites=list(decompositions[0].decomposition.sites))
         leading = [key for key in basis.all_keys() if key.index < LEADING]
         group = "singular directions"
         found[group] = self._strongest(group, basis, self._doses(basis), leading)

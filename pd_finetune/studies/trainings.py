@@ -27,7 +27,7 @@ from pd_finetune.schema import Checked, one_of
 # of a decomposition's config, what makes two of them the same, beside the weights that one began at
 _SETTINGS = (
     *("toy", "model", "languages", "mixture", "sites", "recipe", "ci_function", "quality"),
-    *("initial", "start_from", "seed"),
+    *("initial", "initial_tokens", "start_from", "seed"),
 )
 
 

@@ -123,8 +123,7 @@ class Trials:
             }
             self._rows.append(row)
             self._keep(pd.DataFrame(self._rows))
-            nats = score(pd.Series([record.to_chance_nats]), pd.Series([damage]))
-            self._scores[trial] = float(nats.iloc[0]), damage
+            self._scores[trial] = float(score(record.to_chance_nats, damage)), damage
             print(*row.values(), f"score {self._scores[trial][0]:.3f}", flush=True)
         return self._scores[trial]
 
