@@ -4,9 +4,8 @@
 
 `plain` is `benchmarks.plain_run`: the same work as one would write it in an afternoon. It writes no
 metrics and knows no W&B, so the sweep is run with `logger=none`: serially (of the first seed
-alone), on `--jobs` processes by the joblib launcher, and so with `compile=true`, whose compiling is
-counted. A sweep takes values of the unedited embedded model from the package; plain evaluates it in
-every run, as it has nowhere to keep them.
+alone), and on `--jobs` processes by the joblib launcher. A sweep takes values of the unedited
+embedded model from the package; plain evaluates it in every run, as it has nowhere to keep them.
 Plain runs go one after the other with torch's own threads, which two idle cores make faster than
 one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. They are
 done in parts, before, between and after the sweeps, since a machine's speed is not the same all the
@@ -53,11 +52,7 @@ def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> 
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PD_FINETUNE_CACHE": str(folder / "cache"),
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        },
+        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
         text=True,
@@ -74,13 +69,13 @@ def _processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def swept(grid: list[Run], folder: Path, jobs: int, others: list[str]) -> Seconds:
-    """What the whole grid takes by our sweep, with `others` among its words."""
+def swept(grid: list[Run], folder: Path, jobs: int) -> Seconds:
+    """What the whole grid takes by our sweep."""
     folder.mkdir()
     axes = zip(*grid, strict=True)
     arms, budgets, seeds = (",".join(map(str, dict.fromkeys(axis))) for axis in axes)
     words = ["-m", f"arm={arms}", f"budget={budgets}", f"seed={seeds}", "logger=none"]
-    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}", *others]
+    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     if jobs > 1:
         words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
     return called("pd_finetune.run", words, folder)
@@ -175,11 +170,7 @@ def main() -> None:
         parser.error(f"--out={args.out} is a folder: give a file, {args.out / 'name.json'}")
     make_folder(args.out.parent)
     load = os.getloadavg()[0]
-    ways: dict[str, tuple[list[Run], int, list[str]]] = {
-        "serial": ([run for run in grid if run[2] == 0], 1, []),
-        "jobs": (grid, args.jobs, []),
-        "compiled": (grid, args.jobs, ["compile=true"]),
-    }
+    ways = {"serial": ([run for run in grid if run[2] == 0], 1), "jobs": (grid, args.jobs)}
     turns = in_turns(spread(grid, args.plain), len(ways) + 1)
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}
@@ -187,9 +178,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         plain = Plain(Path(name))
         plain.run(turns[0])
-        for (way, (runs, jobs, others)), turn in zip(ways.items(), turns[1:], strict=True):
+        for (way, (runs, jobs)), turn in zip(ways.items(), turns[1:], strict=True):
             folder = Path(name) / way
-            taken = swept(runs, folder, jobs, others)
+            taken = swept(runs, folder, jobs)
             seconds[way], processor[way] = (value / len(runs) for value in taken)
             found[way] = records(folder)
             print(f"{way}: {seconds[way]:.2f} s a run, {len(runs)} runs", flush=True)
@@ -211,7 +202,7 @@ def main() -> None:
         "processor_seconds_a_run": processor,
         "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
         "times_plain": {way: seconds["plain"] / seconds[way] for way in ways},
-        "runs": {way: len(runs) for way, (runs, _, _) in ways.items()}
+        "runs": {way: len(runs) for way, (runs, _) in ways.items()}
         | {"plain": len(plain.taken)},
         "jobs": args.jobs,
         "plain_seconds": [taken.wall for taken in plain.taken],
