@@ -77,8 +77,6 @@ class RunRecord:
     seed: int
     target_language: str
     chance_nats: float
-    arm: str = ""
-    edit: dict[str, Any] = field(default_factory=dict)
     protected_languages: list[str] = field(default_factory=list)
     base: Values = field(default_factory=Values)
     edited: Values = field(default_factory=Values)
