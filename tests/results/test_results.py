@@ -46,6 +46,7 @@ def record(**changes: Any) -> RunRecord:
         "status": "finished",
         "config": CONFIG,
         "config_hash": "0123456789",
+        "arm": "one_scalar",
         "method": "mask",
         "budget": 4,
         "seed": 0,
