@@ -69,7 +69,7 @@ def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
     from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.loading.target import load_target
     from pd_finetune.pretraining.config import ArchitectureConfig
-    from pd_finetune.targets.embedded import build
+    from pd_finetune.pretraining.initialise import build
     from pd_finetune.targets.load import Target, fuse_activations
 
     if size == "embedded":

@@ -56,11 +56,11 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
     parts = load_decomposition(str(world / "parts"), target)
     method: Any
     if name == "mask":
-        method = MaskMethod(target, parts, tiny.KEYS)
+        method = Mask(Material(target, parts, tiny.KEYS))
     else:
         where = "selected" if name == "localized_lora" else "all"
         rank = 4 if name == "lora_r4" else 1
-        method = LoraMethod(target, parts, tiny.KEYS[:1], rank=rank, alpha=3.0, where=where)
+        method = Lora(Material(target, parts, tiny.KEYS[:1]), rank=rank, alpha=3.0, where=where)
     generator = torch.Generator().manual_seed(5)
     for parameter in method.parameters():
         parameter.data += torch.randn(parameter.shape, generator=generator)
@@ -88,7 +88,7 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
         "hashes": Hashes(target.hash, parts.hash, {}),
     }
     RunRecord(**(fields | changes)).write(folder / "result.json")
-    with method.edited():
+    with edited(target.model, method):
         return logits(target.model)
 
 

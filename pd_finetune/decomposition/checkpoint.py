@@ -22,7 +22,7 @@ def identity(config: DecomposeConfig, target_hash: str, start_hash: str | None) 
     """
     values = asdict(config)
     text = "mixture" if config.toy is None else "toy"
-    kept = ("sites", "recipe", "ci_function", "initial", text, "seed")
+    kept = ("sites", "recipe", "ci_function", "initial", "initial_tokens", text, "seed")
     found = {"target": target_hash, "start": start_hash, **{name: values[name] for name in kept}}
     return json.dumps(found, sort_keys=True)
 

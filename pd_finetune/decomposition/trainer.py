@@ -19,6 +19,7 @@ from pd_finetune.decomposition.checkpoint import identity, read_checkpoint, writ
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import DecomposeConfig
+from pd_finetune.decomposition.data_start import SiteInputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.initialise import begin_with, check_start, initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty
@@ -79,7 +80,8 @@ class Trainer:
         hostile, others = self._rows()
         self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         if start is None:
-            initialise(self.components, model, config.seed, config.initial)
+            inputs = SiteInputs(self.target, self.batch_at, config.initial_tokens)
+            initialise(self.components, model, config.seed, config.initial, inputs, self.workers)
         else:
             begin_with(start, self.components, self.ci_function)
         total = sum(self.ci_function.C)

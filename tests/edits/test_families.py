@@ -78,15 +78,15 @@ def moved(method: Any) -> Any:
 def method_of(name: str, target: Target) -> Any:
     parts, keys = families.decomposition(target), keys_of(target.name)
     if name == "mask":
-        return moved(MaskMethod(target, parts, keys))
+        return moved(Mask(Material(target, parts, keys)))
     where = "selected" if name == "localized" else "all"
-    return moved(LoraMethod(target, parts, keys, rank=2, alpha=3.0, where=where))
+    return moved(Lora(Material(target, parts, keys), rank=2, alpha=3.0, where=where))
 
 
 def changes_of(method: Any, target: Target) -> dict[str, Tensor]:
     """What an edit adds to each matrix, from its parameters alone, in float64."""
     parts = families.decomposition(target)
-    if isinstance(method, MaskMethod):
+    if isinstance(method, Mask):
         found: dict[str, Any] = {}
         for key, m in method.scalars().items():
             parsed = SubcomponentKey.parse(key)
@@ -166,9 +166,9 @@ def test_baked_runtime_and_formula_agree(family: str, name: str) -> None:
     clean = logits(target.model)
     method = method_of(name, target)
     expected = reference(target, changes_of(method, target))
-    with method.edited():
+    with edited(target.model, method):
         runtime = logits(target.model)
-    baked = logits(bake(target, method))
+    baked = logits(bake(target.model, method))
     assert (runtime - clean).abs().max() > 1e-2
     torch.testing.assert_close(baked, runtime, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(baked.double(), expected, atol=1e-5, rtol=1e-5)
@@ -187,7 +187,7 @@ def test_an_adapter_loads_in_peft(family: str, tmp_path: Path) -> None:
     target = families.target(family)
     method = method_of("lora", target)
     method.save(tmp_path)
-    with method.edited():
+    with edited(target.model, method):
         runtime = logits(target.model)
     config: Any = PeftConfig.from_pretrained(str(tmp_path))
     assert config.fan_in_fan_out == (family == "gpt2")
