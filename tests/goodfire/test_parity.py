@@ -19,6 +19,8 @@ from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
 from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
 from pd_finetune.targets.changes import bake
+from pd_finetune.decomposition.scales import change_of
+from pd_finetune.targets.changes import bake, edited
 from pd_finetune.targets.keys import SubcomponentKey
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
