@@ -21,19 +21,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
 from omegaconf import MISSING
 
 from pd_finetune.errors import UserError
+from pd_finetune.files import make_folder, write_text
 from pd_finetune.main import stage_main
+from pd_finetune.plots import style
+from pd_finetune.plots.evidence import equal_quality as picture
 from pd_finetune.schema import Above, Checked, Count, NotEmpty, OneOf, Positive
-from pd_finetune.studies.trainings import TrainingsConfig, refuse_incomplete, train_all
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.studies.cells import cells
+from pd_finetune.studies.trainings import TrainingsConfig, train_all
+from pd_finetune.tables import markdown
 
 TO_FREQUENCY = 3  # the frequency coefficient is the minimality coefficient by this
 KL = {  # as the records have them: as the tables do
@@ -74,10 +78,10 @@ class Training:
     """
 
     recipe: str
+    share: float
     lr: float
     coefficient: float
     steps: int
-    share: float = 1.0
 
     @property
     def name(self) -> str:
@@ -104,11 +108,11 @@ def trainings(config: EqualQualityConfig, seconds: dict[str, float]) -> list[Tra
     Args:
         seconds: of one step, by recipe.
     """
-    found = [Training("paper", r.lr, r.minimality, config.steps) for r in config.rivals]
+    found = [Training("paper", 1.0, r.lr, r.minimality, config.steps) for r in config.rivals]
     for share in config.shares:
         steps = round(config.steps * seconds["paper"] / seconds["merged"] / share)
         found += [
-            Training("merged", lr, coefficient, steps, share)
+            Training("merged", share, lr, coefficient, steps)
             for lr in config.lrs
             for coefficient in config.coefficients
         ]
@@ -141,11 +145,7 @@ def row(made: Training, record: dict[str, Any], seconds: dict[str, float]) -> di
     """Numbers of one decomposition; KL in nats per token of held-out text."""
     evidence = record["evidence"]
     return {
-        "recipe": made.recipe,
-        "share": made.share,
-        "lr": made.lr,
-        "coefficient": made.coefficient,
-        "steps": made.steps,
+        **asdict(made),
         "minutes": made.steps * seconds[made.recipe] / 60,
         "ci_l0": evidence["ci_l0"],
         "alive": evidence["alive"],
@@ -155,8 +155,6 @@ def row(made: Training, record: dict[str, Any], seconds: dict[str, float]) -> di
 
 def at_equal_l0(curve: pd.DataFrame, l0: float, column: str) -> float:
     """KL of a front at a CI-L0; NaN outside of it, as nothing is known there."""
-    import numpy as np
-
     points = curve.sort_values("ci_l0")
     x, y = np.log(points["ci_l0"].to_numpy()), np.log(points[column].to_numpy())
     if not x[0] <= math.log(l0) <= x[-1]:
@@ -166,8 +164,6 @@ def at_equal_l0(curve: pd.DataFrame, l0: float, column: str) -> float:
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """The merged recipe's KL over the rival's, at the rival's CI-L0; a row per pair of curves."""
-    import pandas as pd
-
     found = []
     merged = rows[rows["recipe"] == "merged"]
     for rival in rows[rows["recipe"] == "paper"].to_dict("records"):
@@ -183,45 +179,42 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
 
 def page(rows: pd.DataFrame, ratios: pd.DataFrame, rival: str, how: str) -> str:
     """Both tables with what they mean; `how` the seconds of a step were measured."""
-    import pandas as pd
-
-    from pd_finetune.tables import markdown
-
-    every = [
+    every = cells(
+        rows,
         {
-            "recipe": f"`{r['recipe']}`",
-            "time": "1" if r["share"] == 1 else f"1/{r['share']:g}",
-            "lr": r["lr"],
-            "minimality": r["coefficient"],
-            "steps": f"{r['steps']:,}",
-            "minutes": f"{r['minutes']:.1f}",
-            "CI-L0": f"{r['ci_l0']:.0f}",
-            "alive": f"{r['alive']:,}",
-            **{label: f"{r[f'kl_{name}']:.2f}" for name, label in KL.items()},
-        }
-        for r in rows.to_dict("records")
-    ]
-    compared = [
+            "recipe": ("recipe", "`{}`"),
+            "time": ("share", "1/{:g}"),
+            "lr": ("lr", "{:g}"),
+            "minimality": ("coefficient", "{:g}"),
+            "steps": ("steps", "{:,}"),
+            "minutes": ("minutes", "{:.1f}"),
+            "CI-L0": ("ci_l0", "{:.0f}"),
+            "alive": ("alive", "{:,}"),
+            **{label: (f"kl_{name}", "{:.2f}") for name, label in KL.items()},
+        },
+    ).replace({"time": {"1/1": "1"}})
+    compared = cells(
+        ratios,
         {
-            "lr of the rival": r["rival_lr"],
-            "minimality": r["rival_coefficient"],
-            "CI-L0": f"{r['rival_l0']:.0f}",
-            "time": f"1/{r['share']:g}",
-            "lr": r["lr"],
-            **{t: "–" if math.isnan(r[name]) else f"{r[name]:.2f}" for name, t in KL.items()},
-        }
-        for r in ratios.to_dict("records")
-    ]
+            "lr of the rival": ("rival_lr", "{:g}"),
+            "minimality": ("rival_coefficient", "{:g}"),
+            "CI-L0": ("rival_l0", "{:.0f}"),
+            "time": ("share", "1/{:g}"),
+            "lr": ("lr", "{:g}"),
+            **{label: (name, "{:.2f}") for name, label in KL.items()},
+        },
+    )
+    right = ("lr of the rival", "minimality", "lr")
     names = {"reference": "the plain reference", "paper": "this package's `recipe=paper`"}
     return (
         "# Equal quality in less time\n\n"
         "Decompositions of the embedded target, each with a whole schedule of its own. KL in nats "
         "per token on held-out\ntext. Minutes: steps times the seconds of a step of "
         f"{names[rival]}\nand of the merged recipe ({how}).\n\n"
-        f"{markdown(pd.DataFrame(every), ['recipe'])}\n"
+        f"{markdown(every, ['recipe'], right)}\n"
         "KL of the merged recipe divided by the rival's, at the rival's CI-L0, between its own "
         "decompositions; below 1 is better.\n–: its decompositions do not reach this CI-L0.\n\n"
-        f"{markdown(pd.DataFrame(compared))}"
+        f"{markdown(compared, right=right)}"
     )
 
 
@@ -232,19 +225,10 @@ def run(config: EqualQualityConfig) -> Path:
         UserError: a word is wrong, or there are no times of a step.
         TrainingError: a decomposition failed.
     """
-    import pandas as pd
-
-    from pd_finetune.files import make_folder, write_text
-    from pd_finetune.plots import style
-    from pd_finetune.plots.evidence import equal_quality as picture
-
     seconds, how = timings(Path(config.speed).expanduser(), config.rival)
     wanted = {training.name: training for training in trainings(config, seconds)}
-    out = Path(config.out).expanduser()
-    if not config.only:
-        make_folder(out)
-    records, failed = train_all(config, {name: made.words for name, made in wanted.items()})
-    refuse_incomplete(failed)
+    out = make_folder(Path(config.out).expanduser())
+    records = train_all(config, {name: made.words for name, made in wanted.items()})
     if not config.only:
         rows = [row(wanted[name], record, seconds) for name, record in records.items()]
         frame = pd.DataFrame(rows)

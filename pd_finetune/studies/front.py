@@ -11,36 +11,38 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 from omegaconf import MISSING
 
 from pd_finetune import quality
+from pd_finetune.files import make_folder, write_text
 from pd_finetune.main import stage_main
+from pd_finetune.plots import style
+from pd_finetune.plots.evidence import convergence, front
 from pd_finetune.schema import NotEmpty, Positive
+from pd_finetune.studies.cells import Columns, cells
 from pd_finetune.studies.training_curves import CHANGES, change
-from pd_finetune.studies.trainings import TrainingsConfig, composed, refuse_incomplete, train_all
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.studies.trainings import TrainingsConfig, composed, train_all
+from pd_finetune.tables import markdown
 
 TO_FREQUENCY = 3  # the frequency coefficient is the minimality coefficient by this
 RUNGS = [20, 40, 80]  # steps of the fresh adversary
 MOST_KL_SHARE = 0.02  # of the rule, see `choose`
-# column of front.csv: heading, form of a number
-COLUMNS = {
-    "coefficient": ("minimality", "g"),
-    "frequency": ("frequency", ".2g"),
-    "ci_l0": ("CI-L0", ".0f"),
-    "ci_l0_above_0.1": ("above 0.1", ".0f"),
-    "alive": ("alive", ",.0f"),
-    "kl_unmasked": ("KL unmasked", ".2g"),
-    "kl_stochastic": ("stochastic", ".3g"),
-    "kl_ci_masked": ("CI-masked", ".3g"),
-    "kl_rounded": ("rounded", ".3g"),
-    **{f"kl_fresh_{steps}": (f"fresh {steps}", ".3g") for steps in RUNGS},
-    "change_ci_l0": ("change of L0", "+.1%"),
-    "change_adversarial_kl_nats": ("of adversarial KL", "+.1%"),
+COLUMNS: Columns = {
+    "minimality": ("coefficient", "{:g}"),
+    "frequency": ("frequency", "{:.2g}"),
+    "CI-L0": ("ci_l0", "{:.0f}"),
+    "above 0.1": ("ci_l0_above_0.1", "{:.0f}"),
+    "alive": ("alive", "{:,.0f}"),
+    "KL unmasked": ("kl_unmasked", "{:.2g}"),
+    "stochastic": ("kl_stochastic", "{:.3g}"),
+    "CI-masked": ("kl_ci_masked", "{:.3g}"),
+    "rounded": ("kl_rounded", "{:.3g}"),
+    **{f"fresh {steps}": (f"kl_fresh_{steps}", "{:.3g}") for steps in RUNGS},
+    "change of L0": ("change_ci_l0", "{:+.1%}"),
+    "of adversarial KL": ("change_adversarial_kl_nats", "{:+.1%}"),
 }
 
 
@@ -95,20 +97,8 @@ def choose(points: pd.DataFrame) -> float | None:
 
 def page(points: pd.DataFrame, chosen: float | None) -> str:
     """The table, in the order of `points`, with what its columns mean."""
-    import pandas as pd
-
-    from pd_finetune.tables import markdown
-
-    lines = []
-    for point in points.to_dict("records"):
-        bold = "**" if point["coefficient"] == chosen else ""
-        lines.append(
-            {
-                heading: "–" if pd.isna(point[name]) else f"{bold}{point[name]:{form}}{bold}"
-                for name, (heading, form) in COLUMNS.items()
-            }
-        )
-    table = pd.DataFrame(lines)
+    table = cells(points, COLUMNS)
+    table[points["coefficient"] == chosen] = table.map("**{}**".format)
     steps = ", ".join(f"{s:,}" for s in sorted(set(points["steps"])))
     return (
         "# Sparsity against reconstruction\n\n"
@@ -131,22 +121,14 @@ def run(config: FrontConfig) -> Path:
         UserError: a word is wrong, or parts are missing or do not belong together.
         TrainingError: a decomposition failed.
     """
-    import pandas as pd
-
-    from pd_finetune.files import make_folder, write_text
-    from pd_finetune.plots import style
-    from pd_finetune.plots.evidence import convergence, front
-
     out = make_folder(Path(config.out).expanduser())
     wanted = {f"m{coefficient:g}": words_of(coefficient) for coefficient in config.coefficients}
-    records, failed = train_all(config, wanted)
     rows, curves = [], []
-    for name, record in records.items():
+    for name, record in train_all(config, wanted).items():
         evidence = measured(Path(config.work).expanduser() / name, config.quality)
         coefficient = record["config"]["recipe"]["minimality_coefficient"]
         curves.append(pd.DataFrame(record["history"]).assign(coefficient=coefficient))
         rows.append(row(record, evidence, curves[-1]))
-    refuse_incomplete(failed)
     if not config.only:
         points = pd.DataFrame(rows).sort_values("coefficient", ignore_index=True)
         chosen = choose(points)

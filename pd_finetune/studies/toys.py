@@ -10,16 +10,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 from omegaconf import MISSING
 
+from pd_finetune.files import make_folder, write_text
 from pd_finetune.main import stage_main
 from pd_finetune.schema import NotEmpty, OneOf, Seed
-from pd_finetune.studies.trainings import TrainingsConfig, refuse_incomplete, train_all
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.studies.trainings import TrainingsConfig, train_all
+from pd_finetune.tables import markdown, write_csv
 
 VARIANTS = {
     "tms_5_2": ["experiment=toy_tms_5_2"],
@@ -71,10 +71,6 @@ def rows_of(variant: str, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def page(frame: pd.DataFrame) -> str:
     """A row per toy and site: means over seeds, the range behind what differs between them."""
-    import pandas as pd
-
-    from pd_finetune.tables import markdown
-
     numbers = ["seeds", *MEASURES.values()]
     lines = [
         [toy, site, str(len(group)), *(_cell(group[name].dropna(), name) for name in MEASURES)]
@@ -105,17 +101,12 @@ def _cell(values: pd.Series[Any], name: str) -> str:
 
 
 def run(config: ToysConfig) -> Path:
-    """Make what is missing, then write summary, table and pictures of what there is.
+    """Make what is missing; what is asked for whole is written, too.
 
     Raises:
         UserError: a word is wrong.
         TrainingError: a toy or its decomposition failed.
     """
-    import pandas as pd
-
-    from pd_finetune.files import make_folder, write_text
-    from pd_finetune.tables import write_csv
-
     out = make_folder(Path(config.out).expanduser())
     places = {  # one seed of everything first
         f"{variant}_s{seed}": (variant, seed)
@@ -123,23 +114,22 @@ def run(config: ToysConfig) -> Path:
         for variant in config.variants
     }
     words = {name: [*VARIANTS[toy], f"seed={seed}"] for name, (toy, seed) in places.items()}
-    records, failed = train_all(config, words)
-    if records and not config.only:
-        rows = [row for name, record in records.items() for row in rows_of(places[name][0], record)]
-        order = {name: place for place, name in enumerate(VARIANTS)}
-        frame = pd.DataFrame(rows).sort_values(
-            ["toy", "site", "seed"], key=lambda c: c.map(order) if c.name == "toy" else c
-        )
-        for name in set(MEASURES) - set(frame):
-            frame[name] = None
-        write_csv(frame, out / "summary.csv")
-        write_text(out / "table.md", page(frame))
-        for name, (variant, seed) in places.items():
-            if name in records and seed == config.seeds[0]:
-                made = Path(config.work).expanduser() / name / "directions"
-                for kind in (".png", ".svg"):
-                    shutil.copyfile(made.with_suffix(kind), out / f"{variant}{kind}")
-    refuse_incomplete(failed)
+    records = train_all(config, words)
+    if config.only:
+        return out
+    rows = [row for name, record in records.items() for row in rows_of(places[name][0], record)]
+    order = {name: place for place, name in enumerate(VARIANTS)}
+    frame = pd.DataFrame(rows).sort_values(
+        ["toy", "site", "seed"], key=lambda c: c.map(order) if c.name == "toy" else c
+    )
+    for name in set(MEASURES) - set(frame):
+        frame[name] = None
+    write_csv(frame, out / "summary.csv")
+    write_text(out / "table.md", page(frame))
+    for variant in config.variants:
+        pictures = Path(config.work).expanduser() / f"{variant}_s{config.seeds[0]}"
+        for kind in ("png", "svg"):
+            shutil.copyfile(pictures / f"directions.{kind}", out / f"{variant}.{kind}")
     return out
 
 

@@ -11,26 +11,35 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 from omegaconf import MISSING
 
 from pd_finetune.decomposition.folder import RECORD
 from pd_finetune.errors import UserError
+from pd_finetune.files import make_folder, write_text
 from pd_finetune.loading.folders import decomposition_folder
 from pd_finetune.main import stage_main
-from pd_finetune.schema import Checked, NotEmpty
-
-if TYPE_CHECKING:
-    import pandas as pd
-from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style
 from pd_finetune.plots.evidence import convergence
+from pd_finetune.schema import Checked, NotEmpty
+from pd_finetune.studies.cells import Columns, cells
 from pd_finetune.tables import markdown
 
-COUNTS = ("ci_l0", "ci_l0_above_0.1", "alive", "kl_nats", "adversary_steps")
-KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
-CHANGES = {"ci_l0": "L0", "adversarial_kl_nats": "adversarial KL"}
+CHANGES = ("ci_l0", "adversarial_kl_nats")  # of a training, see `change`
+_KL = ("unmasked", "stochastic", "ci_masked", "rounded", "fresh_adversary", "random", "zero")
+COLUMNS: Columns = {
+    "decomposition": ("decomposition", "{}"),
+    "steps": ("steps", "{:,}"),
+    "minutes": ("minutes", "{:.0f}"),
+    "CI-L0": ("ci_l0", "{:.0f}"),
+    "above 0.1": ("ci_l0_above_0.1", "{:.0f}"),
+    "alive": ("alive", "{:,}"),
+    **{f"KL {kind.replace('_', ' ')}": (f"kl_{kind}", "{:.3g}") for kind in _KL},
+    "change of L0": ("change_ci_l0", "{:+.1%}"),
+    "change of adversarial KL": ("change_adversarial_kl_nats", "{:+.1%}"),
+}
 _SETTLED = 0.2  # of the training, at its end, over which a change is stated
 
 
@@ -51,14 +60,12 @@ def read(name: str) -> dict[str, Any]:
     path = decomposition_folder(name) / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        wanted = {"history": record, "seconds": record, "evidence": record}
-        wanted |= dict.fromkeys(COUNTS, record.get("evidence", {}))
-        missing = [name for name, where in wanted.items() if where.get(name) in (None, [])]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"no decomposition at '{path.parent}': {error}") from None
-    if missing:
+    if not record.get("history") or "kl_nats" not in record.get("evidence", {}):
         raise UserError(
-            f"'{path}' has no {', '.join(missing)}: python -m pd_finetune.decompose writes them"
+            f"'{path}' has no history or no evidence of KL: python -m pd_finetune.decompose writes "
+            "both for a language model"
         )
     return record
 
@@ -72,24 +79,17 @@ def change(curve: pd.DataFrame, name: str) -> float:
     return float(second.mean() / first.mean() - 1) if len(first) else math.nan
 
 
-def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, str]:
-    """Evidence of one decomposition, as cells of a table."""
+def row(name: str, record: dict[str, Any], curve: pd.DataFrame) -> dict[str, Any]:
+    """Evidence of one decomposition; KL in nats per token."""
     evidence = record["evidence"]
-    cells = {
+    return {
+        **evidence,
         "decomposition": name,
-        "steps": f"{int(curve['step'].iloc[-1]):,}",
-        "minutes": f"{record['seconds'] / 60:.0f}",
-        "CI-L0": f"{evidence['ci_l0']:.0f}",
-        "above 0.1": f"{evidence['ci_l0_above_0.1']:.0f}",
-        "alive": f"{evidence['alive']:,}",
+        "steps": int(curve["step"].iloc[-1]),
+        "minutes": record["seconds"] / 60,
+        **{f"kl_{kind}": evidence["kl_nats"].get(kind) for kind in _KL},
+        **{f"change_{name}": change(curve, name) for name in CHANGES},
     }
-    for kind in KL:
-        nats = evidence["kl_nats"].get(kind)
-        cells[f"KL {kind.replace('_', ' ')}"] = "–" if nats is None else f"{nats:.3g}"
-    for column, words in CHANGES.items():
-        found = change(curve, column)
-        cells[f"change of {words}"] = "–" if math.isnan(found) else f"{found:+.1%}"
-    return cells
 
 
 def page(table: str, records: dict[str, dict[str, Any]]) -> str:
@@ -111,8 +111,6 @@ def run(config: TrainingCurvesConfig) -> Path:
     Raises:
         UserError: a decomposition or its record is missing.
     """
-    import pandas as pd
-
     records = {name: read(name) for name in config.decompositions}
     out = make_folder(Path(config.out).expanduser())
     last = [Path(name).name for name in records]
@@ -122,7 +120,7 @@ def run(config: TrainingCurvesConfig) -> Path:
         for name, record in zip(names, records.values(), strict=True)
     }
     rows = [row(*parts, curves[parts[0]]) for parts in zip(names, records.values(), strict=True)]
-    table = markdown(pd.DataFrame(rows))
+    table = markdown(cells(pd.DataFrame(rows), COLUMNS))
     together = pd.concat(curves.values(), ignore_index=True)
     style.save(convergence.draw(together, "decomposition"), out, "training")
     write_text(out / "training.md", page(table, records))

@@ -22,12 +22,12 @@ from pd_finetune.decomposition.folder import RECORD, stored_hash
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import alone
 from pd_finetune.loading.folders import decomposition_folder
-from pd_finetune.schema import Checked
+from pd_finetune.schema import Checked, one_of
 
 # of a decomposition's config, what makes two of them the same, beside the weights that one began at
 _SETTINGS = (
     *("toy", "model", "languages", "mixture", "sites", "recipe", "ci_function", "quality"),
-    *("initial", "start_from", "seed"),
+    *("initial", "initial_tokens", "start_from", "seed"),
 )
 
 
@@ -55,8 +55,8 @@ def composed(stage: str, schema: Any, words: list[str]) -> Any:
 
 def train_all(
     config: TrainingsConfig, wanted: Mapping[str, list[str]]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Make the decompositions that are not there yet with the same settings.
+) -> dict[str, dict[str, Any]]:
+    """Records by name; a decomposition that is there with the same settings is not made again.
 
     A killed training goes on from its checkpoint; another process at the same one is waited for. A
     failure is said on stderr, and the others go on.
@@ -64,16 +64,13 @@ def train_all(
     Args:
         wanted: by name of a decomposition, the words that make it this one.
 
-    Returns:
-        The records by name, and the names of those that failed.
-
     Raises:
         UserError: a word is wrong or sets what the study sets, or `config.only` names another.
+        TrainingError: some failed.
     """
     _refuse_own(config.decompose, {word for words in wanted.values() for word in words})
     for name in config.only:
-        if name not in wanted:
-            raise UserError(f"only={name}: possible are {', '.join(wanted)}")
+        one_of("only", name, tuple(wanted))
     configs: dict[str, DecomposeConfig] = {}
     for name in config.only or wanted:  # a wrong word is said before the first hours
         out = f"out='{Path(config.work).expanduser() / name}'"
@@ -87,17 +84,9 @@ def train_all(
         except (UserError, TrainingError) as error:
             print(f"error: {name}: {error}", file=sys.stderr, flush=True)
             failed.append(name)
-    return records, failed
-
-
-def refuse_incomplete(failed: list[str]) -> None:
-    """Say of what is only worth having whole that it isn't written.
-
-    Raises:
-        TrainingError: some failed.
-    """
     if failed:
         raise TrainingError(f"nothing is written: it would lack {', '.join(failed)}, see above")
+    return records
 
 
 def _refuse_own(given: list[str], own: set[str]) -> None:

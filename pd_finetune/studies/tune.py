@@ -12,19 +12,20 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 from omegaconf import MISSING, OmegaConf
 
 from pd_finetune.cli import compose
 from pd_finetune.errors import UserError
+from pd_finetune.files import make_folder
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.main import stage_main
+from pd_finetune.results.tuning import ALSO, COLUMNS, score
 from pd_finetune.schema import Checked, Count, NotEmpty, Positive, Seed
 from pd_finetune.studies.trainings import composed
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.tables import write_csv
 
 Setting = dict[str, float]  # values by key of a run's config
 Score = tuple[float, float]  # of `results.tuning`, then protected damage in nats: lower is better
@@ -102,10 +103,7 @@ class Trials:
     def _one(self, setting: Setting, budget: int, seed: int) -> Score:
         trial = (*setting.items(), budget, seed)
         if trial not in self._scores:
-            import pandas as pd
-
             from pd_finetune.finetuning.experiment import finetune_run
-            from pd_finetune.results.tuning import score
 
             words = [f"{key}={value}" for key, value in setting.items()]
             words += [f"budget={budget}", f"seed={seed}"]
@@ -121,22 +119,16 @@ class Trials:
                 "seed": seed,
                 "to_chance_nats": record.to_chance_nats,
                 "english_damage_nats": damage,
-                "also": " ".join(f"{key.rpartition('.')[2]}={setting[key]}" for key in others),
+                ALSO: " ".join(f"{key.rpartition('.')[2]}={setting[key]}" for key in others),
             }
             self._rows.append(row)
             self._keep(pd.DataFrame(self._rows))
-            nats = score(pd.Series([record.to_chance_nats]), pd.Series([damage]))
-            self._scores[trial] = float(nats.iloc[0]), damage
+            self._scores[trial] = float(score(record.to_chance_nats, damage)), damage
             print(*row.values(), f"score {self._scores[trial][0]:.3f}", flush=True)
         return self._scores[trial]
 
     def _keep(self, rows: pd.DataFrame) -> None:
         """The arm's CSV, with what was there from elsewhere."""
-        import pandas as pd
-
-        from pd_finetune.results.tuning import ALSO, COLUMNS
-        from pd_finetune.tables import write_csv
-
         if self._path.is_file():
             rows = pd.concat([pd.read_csv(self._path), rows], ignore_index=True)
         rows = rows.drop_duplicates([*COLUMNS[:5], ALSO], keep="last")
@@ -183,8 +175,6 @@ def run(config: TuneConfig) -> Path:
     Raises:
         UserError: something asked for does not exist or does not fit together.
     """
-    from pd_finetune.files import make_folder
-
     out = make_folder(Path(config.out).expanduser())
     every = [Trials(arm, config) for arm in config.arms]  # wrong words are said first
     for trials, (band, budget) in itertools.product(every, config.bands.items()):

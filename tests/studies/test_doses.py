@@ -11,8 +11,7 @@ import torch
 
 from pd_finetune.loading.target import load_target
 from pd_finetune.plots import doses as picture
-from pd_finetune.studies import candidates
-from pd_finetune.studies.doses import page
+from pd_finetune.studies import prices as study
 from tests.studies.calling import call, listed
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -33,7 +32,7 @@ def test_one_scale_is_priced_in_every_basis(
     clean = float(message.split("is (")[1].split(" nats")[0])
     target = load_target(shared[1].split("=", 1)[1], torch.device("cpu"))
     gap = target.chance_nats - clean - 0.015
-    monkeypatch.setattr(candidates, "AT_CHANCE_NATS", gap)
+    monkeypatch.setattr(study, "AT_CHANCE_NATS", gap)
     assert call("doses", monkeypatch, *options) == 0
     prices = pd.read_csv(tmp_path / "out" / "doses.csv")
     for group in (f"{start.name}, any", "singular directions"):
@@ -52,7 +51,7 @@ def test_one_scale_is_priced_in_every_basis(
 
 
 def test_the_page_of_prices_counts_and_places() -> None:
-    columns = candidates.COLUMNS
+    columns = study.COLUMNS
     rows = [
         ("a", "h.0.attn.q_proj:1", -9.0, 0.3, False),
         ("a", "h.0.attn.q_proj:2", -9.5, 0.2, True),
@@ -64,7 +63,7 @@ def test_the_page_of_prices_counts_and_places() -> None:
         "none": pd.DataFrame([], columns=columns),
         "out of reach": pd.DataFrame([("x", "k:1", math.nan, math.nan, True)], columns=columns),
     }
-    lines = page(frames, "de", "en", "test").splitlines()
+    lines = study.page(frames, "de", "en", "test").splitlines()
     found = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
     chosen = "`h.0.attn.q_proj:2`: 0.20, place 2"
     assert found["a"] == f"| a | 4 | 3 | 1 | `h.0.attn.q_proj:3` | +12.0 | 0.05 | {chosen} |"

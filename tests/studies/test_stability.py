@@ -11,7 +11,7 @@ import pytest
 
 from pd_finetune.selection.store import Harvest
 from pd_finetune.studies.harvested import Harvested
-from pd_finetune.studies.stability import mean_cis
+from pd_finetune.studies.matching import mean_cis
 from tests.studies.calling import call, listed
 
 pytestmark = pytest.mark.usefixtures("own_cache")
