@@ -18,8 +18,6 @@ from pd_finetune.decomposition.evidence.counts import site_counts
 from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_divergence
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
 from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
-from pd_finetune.targets.changes import bake
-from pd_finetune.decomposition.scales import change_of
 from pd_finetune.targets.changes import bake, edited
 from pd_finetune.targets.keys import SubcomponentKey
 
