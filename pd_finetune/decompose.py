@@ -14,8 +14,10 @@ def run(config: DecomposeConfig) -> Path:
     import torch
     from hydra.utils import instantiate
 
+    from pd_finetune.decomposition.decomposition import Decomposition
+    from pd_finetune.decomposition.evidence.battery import battery, summary
+    from pd_finetune.decomposition.evidence.report import print_record
     from pd_finetune.decomposition.memory import memory_line
-    from pd_finetune.decomposition.quality import evidence, print_evidence
     from pd_finetune.decomposition.store import save_decomposition
     from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.distributed import local_device, workers
@@ -76,7 +78,14 @@ def run(config: DecomposeConfig) -> Path:
         return out
     # the stored function is of 16 bits, and the evidence should be about what is stored
     trainer.ci_function.half().float()
-    proof = evidence(target, trainer.components, trainer.ci_function, ids, config.quality)
+    found = battery(
+        target,
+        Decomposition(trainer.components, trainer.ci_function, recipe.window),
+        ids,
+        rungs=[config.quality.adversary_steps],
+        step=config.quality.adversary_step,
+        batch=len(ids),
+    )
     save_decomposition(
         out,
         trainer.components,
@@ -91,12 +100,12 @@ def run(config: DecomposeConfig) -> Path:
             "training_tokens": trainer.step * recipe.rows * recipe.window,
             "seconds": round(trainer.seconds, 1),
             "text": {name: source.fingerprint(name) for name in config.mixture},
-            "evidence": proof,
+            "evidence": summary(found, target.readout.term),
             "history": trainer.history,
             "versions": versions(),
         },
     )
-    print_evidence(proof)
+    print_record(found)
     return out
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from pd_finetune.decomposition.evidence.battery import battery, summary
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
-from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
@@ -68,13 +68,7 @@ def test_the_target_beats_a_unigram_model_in_every_language(target):
 def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
     claimed = decomposition.record["evidence"]
     ids = torch.cat(list(held_out(target, "validation", 6, decomposition.window).values()))
-    found = evidence(
-        target,
-        decomposition.components,
-        decomposition.ci_function,
-        ids,
-        composed.part("decompose", "quality", adversary_steps=0),
-    )
+    found = summary(battery(target, decomposition, ids, rungs=[0], step=0.1), "kl_nats")
     for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
         assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
     assert found["ci_l0"] == pytest.approx(claimed["ci_l0"], rel=0.3)

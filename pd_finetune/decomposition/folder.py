@@ -14,6 +14,7 @@ SHIPPED = {  # names of `decomposition.folder` for what ships; those of other se
     "embedded_seed1": _EMBEDDED / "decomposition_seed1",
     "embedded_seed2": _EMBEDDED / "decomposition_seed2",
 }
+BUILT = "built"  # `decomposition.folder` of bases without training
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 

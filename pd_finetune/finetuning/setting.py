@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
+from pd_finetune.decomposition.bases.assemble import built
+from pd_finetune.decomposition.bases.config import BasisConfig
 from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.on_demand import trained_decomposition
@@ -104,10 +106,13 @@ def load_setting(config: RunConfig) -> Setting:
     target = _target(*model)
     if isinstance(config.decomposition, TrainedDecompositionConfig):
         config.decomposition = trained_decomposition(config, config.decomposition, target)
-    decomposition = _decomposition(config.decomposition.folder, model)
+    source = instantiate(config.languages.source)
+    if isinstance(config.decomposition, BasisConfig):
+        decomposition = built(config.decomposition, target, source, config.languages.all)
+    else:
+        decomposition = _decomposition(config.decomposition.folder, model)
     if not config.threads:
         settle_threads(target.device, target.model.num_parameters())
-    source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not
     longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
     if longest > target.context:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pd_finetune import cache
-from pd_finetune.decomposition.folder import RECORD, SHIPPED, TRAINED, trained_folder
+from pd_finetune.decomposition.folder import BUILT, RECORD, SHIPPED, TRAINED, trained_folder
 from pd_finetune.errors import UserError
 
 EMBEDDED_TARGET = Path(__file__).parent.parent / "embedded" / "target"
@@ -53,6 +53,11 @@ def decomposition_folder(folder: str, option: str = "decomposition.folder") -> P
         raise UserError(
             "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
             "as decomposition=folder decomposition.folder=trained:<key>"
+        )
+    if folder == BUILT:
+        raise UserError(
+            "this decomposition has no folder: it is built where it is edited, "
+            "by python -m pd_finetune.run"
         )
     if folder.startswith(TRAINED):
         return trained_folder(folder.removeprefix(TRAINED))

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from pd_finetune.decomposition.config import DecomposeConfig
-from pd_finetune.decomposition.quality import evidence
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.evidence.battery import battery, summary
 from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.distributed import Workers
@@ -42,6 +43,15 @@ def decompose_toy(config: DecomposeConfig, device: torch.device, team: Workers, 
     # the stored function is of 16 bits, and the evidence should be about what is stored
     ci_function.half().float()
     ci = importances(target, components, ci_function, held_out)
+    found = battery(
+        target,
+        Decomposition(components, ci_function, recipe.window),
+        held_out,
+        rungs=[config.quality.adversary_steps],
+        step=config.quality.adversary_step,
+        batch=len(held_out),
+        progress=False,
+    )
     written = asdict(config) | {"out": out.name}
     record = {
         "config": {name: value for name, value in written.items() if name not in NOT_READ},
@@ -50,7 +60,7 @@ def decompose_toy(config: DecomposeConfig, device: torch.device, team: Workers, 
         "seconds": round(trainer.seconds, 1),
         "truth": against_truth(target, components, ci),
         "truth_at_start": start,
-        "evidence": evidence(target, components, ci_function, held_out, config.quality),
+        "evidence": summary(found, target.readout.term),
         "history": trainer.history,
         "versions": versions(),
     }

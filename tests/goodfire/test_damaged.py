@@ -273,7 +273,6 @@ def save_file(*args, **kwargs):
     print("converting", flush=True)
     time.sleep(60)
 safetensors.torch.save_file = save_file
-from pd_finetune.loading.folders import model_folder
 model_folder(sys.argv[1])
 """
 

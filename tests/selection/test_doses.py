@@ -11,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.edits.edit import Material
 from pd_finetune.edits.mask import Mask
-from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of, singular_basis
+from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of
 from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.predictions import sequence_cross_entropies
@@ -103,7 +104,7 @@ def test_a_price_is_that_of_the_cheaper_direction(measured: tuple[Doses, Decompo
 def test_singular_directions_make_up_the_weight() -> None:
     target = tiny.target()
     sites = parts.sites_of(target)
-    basis = singular_basis(target, list(sites.values()))
+    basis = svd.build(target, sites=list(sites))
     for name, site in sites.items():
         W = weight_at(target.model, site)
         V, U = basis.components.V(name), basis.components.U(name)

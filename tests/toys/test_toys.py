@@ -22,6 +22,7 @@ from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP
 from pd_finetune.toys.tms import TMS
 from pd_finetune.toys.training import HELD_OUT, TARGET, inputs_of, new_toy, train_toy, trained_toy
+from tests import composed
 from tests.decomposition import parts
 
 EXPERIMENTS = ("toy_tms_5_2", "toy_tms_40_10", "toy_tms_identity", "toy_residual_mlp")
@@ -36,7 +37,7 @@ def one_thread() -> Iterator[None]:
 
 
 def config(experiment: str = "toy_tms_5_2", *words: str) -> DecomposeConfig:
-    made = parts.composed("decompose", [f"experiment={experiment}", "out=unused", *words])
+    made = composed.stage("decompose", f"experiment={experiment}", "out=unused", *words)
     assert isinstance(made, DecomposeConfig)
     return made
 
@@ -194,3 +195,18 @@ def test_a_finished_toy_is_not_trained_again(
     assert after == before
     with pytest.raises(UserError, match="another target or configuration"):
         parts.run_stage("decompose", [*words, "recipe.lr=4e-3"])
+
+
+def test_a_start_from_data_is_already_right_where_subcomponents_are_units(tmp_path: Path) -> None:
+    """TMS in one subcomponent a feature, the wider side; training it does not undo that."""
+    words = ["initial=ica", "initial_tokens=256", "toy.sites={down: 5, up: 5}"]
+    made = config("toy_tms_5_2", *TINY, *words, f"out={tmp_path}")
+    from pd_finetune import decompose
+
+    record = json.loads((decompose.run(made) / "decomposition.json").read_text())
+    for truth in (record["truth_at_start"], record["truth"]):
+        for site in ("down", "up"):
+            assert truth[site]["least_max_cosine"] > 0.99
+            assert truth[site]["mean_norm_ratio"] == pytest.approx(1, abs=0.05)
+    with pytest.raises(UserError, match="down has C=20, initial=ica makes 2 or 5 subcomponents"):
+        decompose.run(config("toy_tms_5_2", *TINY, "initial=ica", f"out={tmp_path / 'other'}"))
