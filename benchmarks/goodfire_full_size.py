@@ -93,13 +93,6 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
     ]
 
 
-def composed(stage: str, overrides: list[str]) -> Any:
-    """The checked config of a stage."""
-
-
-    return stage_config(stage, overrides)
-
-
 def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and decomposition."""
     from pd_finetune.loading.decomposition import load_decomposition
@@ -130,7 +123,9 @@ def importances(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 def harvest(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """4,096 tokens by the command's own code."""
+    from pd_finetune.cli.compose import stage_config
     from pd_finetune.harvest import run
+    from pd_finetune.selection.config import HarvestConfig
 
     overrides = [
         f"out={folder / 'harvest'}",
@@ -139,12 +134,14 @@ def harvest(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, flo
         # of random weights, thousands of subcomponents seem exclusive to a language
         "effects=false",
     ]
-    run(composed("harvest", [*words(folder, args), *overrides, *more]))
+    run(stage_config("harvest", HarvestConfig, [*words(folder, args), *overrides, *more]))
     return {}
 
 
 def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """Ten steps on 64 tokens, and an evaluation of 2 x 8 windows."""
+    from pd_finetune.cli.compose import stage_config
+    from pd_finetune.finetuning.config import RunConfig
     from pd_finetune.run import run
 
     overrides = [
@@ -156,7 +153,7 @@ def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, fl
         "progress=false",
         f"paths.runs={folder / 'runs'}",
     ]
-    record = run(composed("config", [*words(folder, args), *overrides, *more]))
+    record = run(stage_config("config", RunConfig, [*words(folder, args), *overrides, *more]))
     seconds = record.seconds
     return {
         "load_seconds": seconds.load,
@@ -230,7 +227,7 @@ def main() -> None:
         return
     if unknown := set(args.stages.split(",")) - set(STAGES):
         parser.error(f"--stages {', '.join(unknown)}: possible are {', '.join(STAGES)}")
-    from benchmarks.measure import processor
+    from benchmarks.decompose import processor
     from pd_finetune.records.environment import git_commit, versions
 
     folder.mkdir(parents=True, exist_ok=True)

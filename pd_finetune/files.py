@@ -87,3 +87,10 @@ def alone(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def config_folder() -> Path:
+    """`pd_finetune/configs` in an installed wheel, the top-level `configs` in a source checkout."""
+    package = Path(__file__).resolve().parent
+    carried = package / "configs"
+    return carried if carried.is_dir() else package.parent / "configs"

@@ -18,7 +18,7 @@ STAGES = {
     "pretrain": "pretraining.config.PretrainConfig",
     "decompose": "decomposition.config.DecomposeConfig",
     "quality": "quality.EvidenceConfig",
-    "corpus": "corpus.CorpusConfig",
+    "token_counts": "studies.token_counts.TokenCountsConfig",
     "harvest": "selection.config.HarvestConfig",
     "export": "export.ExportConfig",
     "figures": "figures.FiguresConfig",

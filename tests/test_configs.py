@@ -14,9 +14,10 @@ from omegaconf import OmegaConf, open_dict
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.cli.compose import config_options
 from pd_finetune.cli.experiments import check_experiment, experiment_stages
-from pd_finetune.cli.store import config_folder, register
+from pd_finetune.cli.store import register
 from pd_finetune.edits.config import LoraConfig
 from pd_finetune.errors import UserError
+from pd_finetune.files import config_folder
 from pd_finetune.selection.config import TopSelection
 from tests.composed import STAGES, schema
 

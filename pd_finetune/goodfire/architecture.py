@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.schema import Fields, Shape
-from pd_finetune.pretraining.config import ArchitectureConfig
-from pd_finetune.targets.embedded import arcee_config
+from pd_finetune.targets.arcee import arcee_config
 
 if TYPE_CHECKING:
     from transformers import ArceeConfig
@@ -61,15 +60,17 @@ class Architecture:
 
     def arcee(self) -> ArceeConfig:
         """The transformers config of the same function."""
-        shape = ArchitectureConfig(
+        return arcee_config(
             vocab_size=self.vocab_size,
             width=self.n_embd,
             layers=self.n_layer,
             heads=self.n_head,
+            kv_heads=self.n_key_value_heads,
             mlp_width=self.n_intermediate,
             context=min(self.n_ctx, self.block_size),
+            rms_norm_eps=self.rms_norm_eps,
+            rotary_base=self.rotary_base,
         )
-        return arcee_config(shape, self.n_key_value_heads, self.rms_norm_eps, self.rotary_base)
 
 
 # of the targets whose decompositions Goodfire published: what these were made at

@@ -106,9 +106,8 @@ def our_ci_weights(
         rates = take(f"_blocks.{i}.attn.rope.inv_freq").double()
         expected = ROTARY_BASE ** (-torch.arange(len(rates), dtype=torch.float64) / len(rates))
         if not torch.allclose(rates, expected, rtol=1e-4, atol=0):
-            raise UserError(
-                f"_blocks.{i}.attn.rope.inv_freq is not of the rotary base {ROTARY_BASE:g}"
-            )
+            name = f"{PREFIX}_blocks.{i}.attn.rope.inv_freq"
+            raise UserError(f"{name} is not of the rotary base {ROTARY_BASE:g}")
         for part in _PROJECTIONS:
             result[f"blocks.{i}.attn.{part}.weight"] = take(f"_blocks.{i}.attn.{part}.weight")
         for part in ("0", "2"):

@@ -94,6 +94,8 @@ class Settings:
     def __init__(self, config: Fields) -> None:
         flat = Fields({**config.values, **config.block("pd").values}, config.path)
         ci = flat.block("ci_config")
+        if not ci.values:
+            raise flat.refusal("ci_config", "is needed: is this a decomposition's run?")
         ci.only("fn_type", "global_shared_transformer")
         flat.only("sigmoid_type", "leaky_hard")
         if flat.values.get("identity_module_info"):

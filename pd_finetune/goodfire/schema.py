@@ -111,9 +111,7 @@ def require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Shape]
     for name, shape in expected.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
-            raise UserError(
-                f"{name} has shape {list(tensor.shape)}, its configuration says {list(shape)}"
-            )
+            raise UserError(f"{name} has shape {list(tensor.shape)}, not {list(shape)}")
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise UserError(f"{name} is of type {tensor.dtype}, real numbers are needed")
         if not torch.isfinite(tensor.float()).all():

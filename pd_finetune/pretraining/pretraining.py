@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pd_finetune.distributed import Workers
-from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.errors import TrainingError, UserError, first_line
 from pd_finetune.files import replacing
 from pd_finetune.pretraining.baselines import trigram_nats, unigram_nats
 from pd_finetune.pretraining.config import OptimisationConfig
@@ -155,7 +155,7 @@ class Pretraining:
             state = torch.load(path, map_location=self.model.device, weights_only=True)
             same = state["identity"] == self._identity()
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(f"cannot read checkpoint '{path}' ({reason}): delete it") from None
         if not same:
             raise UserError(
@@ -188,14 +188,8 @@ def validation_windows(
     target: Target, source: DocumentSource, languages: list[str], rows: int = 64
 ) -> dict[str, Int[Tensor, "rows pos"]]:
     """Windows of validation text by language, to watch a training by."""
-    return {
-        name: torch.from_numpy(
-            windows(
-                token_stream(target.tokenizer, source, name, "validation"), rows, target.context
-            )
-        )
-        for name in languages
-    }
+    streams = {n: token_stream(target.tokenizer, source, n, "validation") for n in languages}
+    return {n: torch.from_numpy(windows(s, rows, target.context)) for n, s in streams.items()}
 
 
 def held_out_record(

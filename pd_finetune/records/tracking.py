@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import json_text
-from pd_finetune.finetuning.config import LoggerConfig
+from pd_finetune.records.config import LoggerConfig
 from pd_finetune.records.record import RunRecord
 from pd_finetune.records.wandb_login import has_login
 

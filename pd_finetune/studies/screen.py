@@ -222,7 +222,6 @@ def page(config: ScreenConfig, target: Target, table: pd.DataFrame, said: Speech
     from textwrap import fill
 
     from pd_finetune.plots.style import language_name
-    from pd_finetune.plots.tables import markdown
     from pd_finetune.studies.speech import LEAST_BELOW_UNIGRAM_NATS, LEAST_SHARE
 
     language = language_name(config.languages.target)

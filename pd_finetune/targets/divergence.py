@@ -14,17 +14,15 @@ class _ChunkedDivergence(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, clean: Tensor, weight: Tensor, bias: Tensor | None, chunk: int
     ) -> Tensor:
-        values = torch.empty(hidden.shape[0], device=hidden.device)
-        gradient = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[0], chunk):
-            part = slice(start, start + chunk)
-            log_p = torch.log_softmax(nn.functional.linear(clean[part], weight, bias).float(), -1)
-            log_q = torch.log_softmax(nn.functional.linear(hidden[part], weight, bias).float(), -1)
+        values, gradients = [], []
+        for states, clean_states in zip(hidden.split(chunk), clean.split(chunk), strict=True):
+            log_p = torch.log_softmax(nn.functional.linear(clean_states, weight, bias).float(), -1)
+            log_q = torch.log_softmax(nn.functional.linear(states, weight, bias).float(), -1)
             p = log_p.exp()
-            values[part] = torch.linalg.vecdot(p, log_p.sub_(log_q))
-            gradient[part] = log_q.exp_().sub_(p).to(hidden.dtype) @ weight
-        ctx.save_for_backward(gradient)
-        return values
+            values.append((p * (log_p - log_q)).sum(-1))
+            gradients.append((log_q.exp() - p).to(weight.dtype) @ weight)
+        ctx.save_for_backward(torch.cat(gradients).to(hidden.dtype))
+        return torch.cat(values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pd_finetune.targets.divergence import divergence_from_clean
-from pd_finetune.targets.head import Head, has_linear_head, states_of
+from pd_finetune.targets.head import has_linear_head
 
 
 class Readout(Protocol):
@@ -31,11 +31,6 @@ class Readout(Protocol):
         self, masked: Float[Tensor, "rows pos any"], clean: Float[Tensor, "rows pos any"]
     ) -> Float[Tensor, "rows pos"]:
         """Divergence of a masked output from the clean one, per position."""
-
-    def from_clean(
-        self, clean: Float[Tensor, "rows pos any"]
-    ) -> Callable[[Float[Tensor, "rows pos any"]], Float[Tensor, "rows pos"]]:
-        """The same as a function of the masked output, for several of them."""
 
 
 class Decomposable(Protocol):
@@ -65,31 +60,23 @@ class LogitReadout:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+        self._linear_head = has_linear_head(model)  # not asked in compiled code
 
     def example(self) -> Int[Tensor, "rows pos"]:
         return torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
 
     def output(self, batch: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos any"]:
         """Last hidden states where the head is linear, else logits."""
-        return states_of(self.model, input_ids=batch)
+        run: Any = self.model.base_model if self._linear_head else self.model
+        output = run(input_ids=batch, use_cache=False)
+        result: Tensor = output.last_hidden_state if self._linear_head else output.logits
+        return result
 
     def divergence(
         self, masked: Float[Tensor, "rows pos any"], clean: Float[Tensor, "rows pos any"]
     ) -> Float[Tensor, "rows pos"]:
         """KL(clean || masked) in nats, in float32."""
-        if has_linear_head(self.model):
+        if self._linear_head:
             return divergence_from_clean(masked, clean, self.model.get_output_embeddings())
-        return self.from_clean(clean)(masked)
-
-    def from_clean(self, clean: Float[Tensor, "rows pos any"]) -> Callable[[Tensor], Tensor]:
-        """As `divergence`, to some 1e-6 nats; what depends on the clean output is made once."""
-        if has_linear_head(self.model) and clean.dtype != torch.float32:
-            return lambda masked: self.divergence(masked, clean)
-        head = Head.of(self.model)
-        once = head.clean(clean.float())
-
-        def divergence(masked: Float[Tensor, "rows pos any"]) -> Float[Tensor, "rows pos"]:
-            states = masked.float()
-            return head.divergences(states, once, head.partition(states))
-
-        return divergence
+        log_p, log_q = clean.float().log_softmax(-1), masked.float().log_softmax(-1)
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)

@@ -54,16 +54,11 @@ def token_stream(
     eot = end_of_text_id(tokenizer)
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.int32
     pieces: list[np.ndarray] = []
-    for start in tqdm(
-        range(0, len(documents), 1000),
-        desc=f"tokenise {language}/{split}",
-        unit="k documents",
-        leave=False,
-        disable=len(documents) < 5000,
-    ):
-        for encoding in tokenizer.encode_batch_fast(
-            documents[start : start + 1000], add_special_tokens=False
-        ):
+    batches = range(0, len(documents), 1000)
+    shown = {"desc": f"tokenise {language}/{split}", "unit": "k documents", "leave": False}
+    for start in tqdm(batches, **shown, disable=len(documents) < 5000):
+        batch = documents[start : start + 1000]
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             pieces.append(np.array([eot, *encoding.ids], dtype=dtype))
     stream = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
     cache.keep(path, lambda handle: np.save(handle, stream))
@@ -71,7 +66,7 @@ def token_stream(
 
 
 def windows(
-    stream: Int[np.ndarray, " tokens"], rows: int, length: int, spread: bool = True
+    stream: Int[np.ndarray, " tokens"], rows: int, length: int
 ) -> Int[np.ndarray, "rows length"]:
     """`rows` disjoint windows of `length` tokens, spread evenly over the stream.
 
@@ -81,6 +76,5 @@ def windows(
     count = min(rows, available)
     if count == 0:
         return np.zeros((0, length), np.int64)
-    step = available / count if spread else 1
-    starts = (np.arange(count) * step).astype(np.int64) * length
+    starts = (np.arange(count) * (available / count)).astype(np.int64) * length
     return np.stack([np.asarray(stream[s : s + length], dtype=np.int64) for s in starts])

@@ -1,11 +1,13 @@
 """Cross-entropy and KL against float64, pairing, true means, and a cache that knows its model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from pd_finetune.cache import cache_folder
 from pd_finetune.edits.edit import Material
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
@@ -19,18 +21,14 @@ from pd_finetune.evaluation.evaluate import (
 )
 from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.evaluation.sampling import continuations
+from pd_finetune.targets.changes import edited
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.predictions import sequence_cross_entropies
 from tests import tiny
 from tests.composed import group
 
-SETTINGS = group(
-    "evaluation",
-    "fast",
-    rows=5,
-    window=16,
-    batch=2,
-    rollout_tokens=6,
+SETTINGS = replace(
+    group("evaluation", "default", rows=5, window=16, batch=2, rollout_tokens=6),
     rollouts={"de": "Der Hund", "en": "The dog"},
 )
 
@@ -68,12 +66,12 @@ def test_cross_entropy_and_kl_against_float64(
     target.model.double()
     clean = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     with edited(target.model, method):
-        edited = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+        changed = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     wanted = -clean.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
     assert ce == pytest.approx(wanted.tolist(), abs=1e-5)
-    wanted = -edited.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
+    wanted = -changed.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
     assert after["en"] == pytest.approx(wanted.tolist(), abs=1e-5)
-    wanted = (clean.exp() * (clean - edited)).sum(-1).mean(1)
+    wanted = (clean.exp() * (clean - changed)).sum(-1).mean(1)
     assert kl == pytest.approx(wanted.tolist(), abs=1e-5)
     assert min(kl) > 1e-4
 

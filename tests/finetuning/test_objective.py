@@ -45,8 +45,8 @@ def reference(
                 if counted[position]:
                     q = logits[position - 1].exp() / logits[position - 1].exp().sum()
                     ces.append(-q[ids[position]].log())
-        edited = target.model(input_ids=windows, use_cache=False).logits
-    p, q = clean.softmax(-1), edited.softmax(-1)
+        after = target.model(input_ids=windows, use_cache=False).logits
+    p, q = clean.softmax(-1), after.softmax(-1)
     kl = (p * (p.log() - q.log())).sum(-1)
     target.model.float()
     ce = torch.stack(ces)

@@ -9,12 +9,12 @@ import torch
 
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.pretraining.config import ArchitectureConfig, OptimisationConfig
+from pd_finetune.pretraining.config import ArchitectureConfig
+from pd_finetune.pretraining.initialise import build
 from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, validation_windows
-from pd_finetune.targets.embedded import build
 from pd_finetune.targets.load import Target
 from pd_finetune.text.mixture import mixed_windows
-from tests import tiny
+from tests import composed, tiny
 
 SHAPE = ArchitectureConfig(vocab_size=320, width=16, layers=1, heads=2, mlp_width=24, context=16)
 
@@ -23,9 +23,8 @@ def pretraining(
     steps: int = 8, seed: int = 0, lr: float = 1e-2, workers: Workers | None = None
 ) -> Pretraining:
     windows = mixed_windows(tiny.tokenizer(), tiny.source(), {"de": 2, "en": 1}, 4, 17, 0)
-    settings = OptimisationConfig(
-        steps=steps, batch=4, lr=lr, warmup_steps=2, checkpoint_steps=1000, validation_steps=30
-    )
+    few = {"warmup_steps": 2, "checkpoint_steps": 1000, "validation_steps": 30}
+    settings = composed.part("pretrain", "optimisation", steps=steps, batch=4, lr=lr, **few)
     target = Target(build(SHAPE, seed), tiny.tokenizer(), "tiny")
     validation = validation_windows(target, tiny.source(), ["de", "en"], rows=8)
     return Pretraining(target, windows, settings, "float32", validation, workers or Workers())

@@ -46,6 +46,7 @@ def record(**changes: Any) -> RunRecord:
         "status": "finished",
         "config": CONFIG,
         "config_hash": "0123456789",
+        "arm": "one_scalar",
         "method": "mask",
         "budget": 4,
         "seed": 0,
@@ -238,8 +239,9 @@ def test_table_says_what_counts() -> None:
     )
     assert "\x1b[31m +1.500" in bad and "\x1b[31m +0.200" in bad
     assert "went wrong" in shown(record(status="failed", error="went wrong"))
-    lora = {"rank": 4, "alpha": 4.0, "where": "all", "sites": ["a", "b", "c", "d"]}
-    assert "rank 4, alpha 4 on 4 matrices" in shown(record(masks={}, lora=lora))
+    text = shown(record(masks={}, edit={"rank": 4, "sites": ["a", "b", "c", "d"]}))
+    for part in ("edit: rank", "edit: sites", "4 of them"):
+        assert part in text
 
 
 def test_environment() -> None:

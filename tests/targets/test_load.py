@@ -85,7 +85,8 @@ def test_broken_weights(content: bytes | None, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_broken_json(name: str, folder: Path) -> None:
     (folder / name).write_text("{")
-    with pytest.raises(UserError, match="cannot load the target model at"):
+    what = "target model" if name == "config.json" else "tokenizer"
+    with pytest.raises(UserError, match=f"cannot load the {what} at '{folder}'"):
         load_target(str(folder))
 
 

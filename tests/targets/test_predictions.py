@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from pd_finetune.targets.low_rank import adding
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -15,11 +14,14 @@ from transformers import (
     PhiConfig,
 )
 
+from pd_finetune.edits.edit import Material
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.targets import predictions as module
+from pd_finetune.targets.changes import FixedChange, LowRank, edited, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.matrices import linear_modules, matrix_at
 from pd_finetune.targets.predictions import Predictions, sequence_cross_entropies
 from tests import tiny
 
@@ -62,11 +64,9 @@ def whole(target: Target, ids: torch.Tensor) -> torch.Tensor:
 def test_scores_against_float64(family: str, dtype: torch.dtype) -> None:
     target = target_of(family)
     target.model.to(dtype)
-    matrix = [m for m in target.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-    matrix = matrix or [target.model.get_submodule("transformer.h.1.mlp.c_fc")]
-    # in the second layer or above
-    edited = matrix[len(matrix) // 2]
-    d_in, d_out = _shape(edited)
+    matrices = list(linear_modules(target.model))
+    path = matrices[len(matrices) // 2]  # in the second layer or above
+    d_out, d_in = matrix_at(target.model, path).shape
     generator = torch.Generator().manual_seed(1)
     left, right = (
         0.5 * torch.randn(shape, generator=generator) for shape in ((d_in, 1), (1, d_out))
@@ -75,12 +75,12 @@ def test_scores_against_float64(family: str, dtype: torch.dtype) -> None:
     assert (predictions.head.embedding is None) == (family == "gemma2")
     assert (predictions.head.bias is not None) == (family == "phi")
     rows = predictions.prepared(IDS[:, :-1], clean=True)
-    with adding({edited: lambda: (left, right)}):
+    with edited(target.model, FixedChange({path: LowRank(left, right)})):
         ces, kls = predictions.scores(rows, IDS[:, 1:])
         again = sequence_cross_entropies(target, IDS)
     target.model.double()
     clean = target.model(input_ids=IDS[:, :-1]).logits.log_softmax(-1)
-    with adding({edited: lambda: (left.double(), right.double())}):
+    with edited(target.model, FixedChange({path: LowRank(left.double(), right.double())})):
         logs = target.model(input_ids=IDS[:, :-1]).logits.log_softmax(-1)
     near = 2e-5 if dtype == torch.float32 else 0.1
     wanted = -logs.gather(-1, IDS[:, 1:, None])[..., 0].mean(1)
@@ -89,11 +89,6 @@ def test_scores_against_float64(family: str, dtype: torch.dtype) -> None:
     wanted = (clean.exp() * (clean - logs)).sum(-1).mean(1)
     assert min(wanted) > 1e-4
     assert kls == pytest.approx(wanted.tolist(), abs=near)
-
-
-def _shape(matrix: Any) -> tuple[int, int]:
-    rows, columns = matrix.weight.shape
-    return (columns, rows) if isinstance(matrix, torch.nn.Linear) else (rows, columns)
 
 
 @pytest.mark.parametrize("family", ENTERED)
@@ -149,7 +144,7 @@ def test_edited_upper_layers_are_the_edited_model(kind: str) -> None:
         method = Lora(Material(target, parts, [key]), where="selected")
         for parameter in method.parameters():
             parameter.data.normal_()
-    assert method.lowest_layer == 1
+    assert lowest_layer(method) == 1
     predictions = Predictions(target, 1)
     entering = predictions.enter(IDS)
     assert entering.dtype == torch.float32

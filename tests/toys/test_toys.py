@@ -22,6 +22,7 @@ from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP
 from pd_finetune.toys.tms import TMS
 from pd_finetune.toys.training import HELD_OUT, TARGET, inputs_of, new_toy, train_toy, trained_toy
+from tests import composed
 from tests.decomposition import parts
 
 EXPERIMENTS = ("toy_tms_5_2", "toy_tms_40_10", "toy_tms_identity", "toy_residual_mlp")
@@ -36,7 +37,7 @@ def one_thread() -> Iterator[None]:
 
 
 def config(experiment: str = "toy_tms_5_2", *words: str) -> DecomposeConfig:
-    made = parts.composed("decompose", [f"experiment={experiment}", "out=unused", *words])
+    made = composed.stage("decompose", f"experiment={experiment}", "out=unused", *words)
     assert isinstance(made, DecomposeConfig)
     return made
 
