@@ -23,6 +23,7 @@ STAGES = {
     "export": "export.ExportConfig",
     "figures": "figures.FiguresConfig",
     "rollouts": "rollouts.RolloutsConfig",
+    "screen": "studies.screen.ScreenConfig",
 }
 
 

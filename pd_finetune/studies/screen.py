@@ -62,7 +62,7 @@ class ScreenConfig(StageConfig):
 
 
 def run(config: ScreenConfig) -> Path:
-    """Screen a target; write `screen.csv`, `screen.md` and the dose curve of the cheapest piece.
+    """Screen a target; write `screen.csv`, `screen.md` and `dose_curve`, of the cheapest piece.
 
     Raises:
         UserError: the target is not at hand, or a language has no such text.
@@ -113,7 +113,7 @@ def run(config: ScreenConfig) -> Path:
     best = table.iloc[0]
     curves = curve(config, doses[best["kind"]], best["key"], best["scale"])
     name = f"{best['kind']} piece {best['key']}"
-    style.save(picture.draw(curves, name, language), out, "screen")
+    style.save(picture.draw(curves, name, language), out, "dose_curve")
     print(f"screen: {out / 'screen.md'}: {verdict(table, said)}")
     return out
 
