@@ -164,7 +164,7 @@ def _check_numbers(record: RunRecord, path: Path) -> None:
     try:
         losses = [record.edited.ce_nats[target], record.base.ce_nats[target]]
         losses += [record.damage_nats[name] for name in protected]
-        numbers = [record.chance_nats, record.to_chance_nats, record.steps]
+        numbers: list[Any] = [record.chance_nats, record.to_chance_nats, record.steps]
         numbers += [*losses, *record.damage_nats.values(), *record.masks.values()]
         whole = isinstance(record.budget, int) and isinstance(record.seed, int) and bool(protected)
         right = whole and all(math.isfinite(number) for number in numbers)
