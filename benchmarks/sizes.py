@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # the program that starts the workers stays without torch
     from collections.abc import Callable
 
     from benchmarks.reference_step import ReferenceStep
-    from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.decomposition.config import DecomposeConfig
+    from pd_finetune.decomposition.trainer import Trainer
     from pd_finetune.pretraining.config import ArchitectureConfig
 
 

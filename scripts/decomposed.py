@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from pd_finetune.cli_messages import one_line
 
 from pd_finetune.cli import stage_config
-from pd_finetune.cli_messages import one_line
 from pd_finetune.decompose import run
-from pd_finetune.decomposition.folder import decomposition_folder, stored_hash
 from pd_finetune.decomposition.config import DecomposeConfig
+from pd_finetune.decomposition.folder import decomposition_folder, stored_hash
 from pd_finetune.errors import UserError
 from pd_finetune.files import alone
 

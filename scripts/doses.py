@@ -29,14 +29,13 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from pd_finetune.finetuning.config import RunConfig
-from pd_finetune.cli.store import register
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.folder import SHIPPED, decomposition_folder
 from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.held_out import HeldOut, held_out
 from pd_finetune.files import make_folder, write_text
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.plots import doses as picture
 from pd_finetune.plots import style
 from pd_finetune.plots.tables import markdown

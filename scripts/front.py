@@ -24,7 +24,6 @@ import pandas as pd
 from decomposed import composed, decomposed, ended, told_apart
 
 from pd_finetune import quality
-from pd_finetune.cli.store import register
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.plots import style

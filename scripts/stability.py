@@ -26,7 +26,6 @@ from decomposed import composed, told_apart
 from hydra.utils import instantiate
 from torch import Tensor
 
-from pd_finetune.cli.store import register
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.stability import cosines, matches

@@ -19,7 +19,6 @@ from typing import Any
 import pandas as pd
 from decomposed import decomposed, told_apart
 
-from pd_finetune.cli.store import register
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import make_folder, write_text
 from pd_finetune.results.summary import write_csv

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from pd_finetune.targets.load import Target

@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pd_finetune.evaluation.config import EvaluationConfig
 from pd_finetune.errors import UserError
+from pd_finetune.evaluation.config import EvaluationConfig
 from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence_cross_entropies
 from pd_finetune.evaluation.divergence import sequence_divergences
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
 from pd_finetune.evaluation.held_out import held_out
 from pd_finetune.evaluation.rollouts import continuations
 from pd_finetune.files import cache_folder
-from pd_finetune.edits.lora import Lora
-from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.load import Target
 from tests import tiny
 

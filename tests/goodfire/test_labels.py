@@ -15,9 +15,9 @@ from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent
 from pd_finetune.goodfire.labels import Label, read_labels
 from pd_finetune.selection.by_text import MENTION, PART, WHOLE, scope, select_by_text
 from pd_finetune.targets.keys import SubcomponentKey
+from tests import tiny
 from tests.goodfire.fixture import ABSENT, fixture_folder
 from tests.goodfire.writer import write_interp_db
-from tests import tiny
 
 LABELS = {
     "h.1.attn.v_proj:3": "German text and names",

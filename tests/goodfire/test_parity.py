@@ -20,7 +20,6 @@ from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
 from pd_finetune.decomposition.readings import Kernels, Measure, readings
 from pd_finetune.decomposition.sigmoids import lower_leaky, upper_leaky
 from pd_finetune.targets.changes import bake
-from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}

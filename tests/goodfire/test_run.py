@@ -18,11 +18,10 @@ import torch
 
 from pd_finetune import config, export, harvest
 from pd_finetune.cli import checked_config, config_folder
-from pd_finetune.cli.store import register
 from pd_finetune.errors import UserError
+from pd_finetune.export import ExportConfig
 from pd_finetune.finetuning import identity
 from pd_finetune.finetuning.experiment import finetune_run
-from pd_finetune.export import ExportConfig
 from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint, write_interp_db

@@ -9,13 +9,12 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from pd_finetune.errors import UserError
-from pd_finetune.figures import run
+from pd_finetune.figures import FiguresConfig, run
 from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
 from pd_finetune.plots.lines import spread
-from pd_finetune.results.arms import ARMS
 from pd_finetune.records.record import RunRecord
+from pd_finetune.results.arms import ARMS
 from pd_finetune.results.summary import runs_frame, summarise
-from pd_finetune.figures import FiguresConfig
 from tests.plots import synthetic
 
 NAMES = ("to_chance", "damage", "tradeoff", "off_target", "tokens_to_target", "scalars")

@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 
 from pd_finetune.errors import UserError
-from pd_finetune.figures import run
+from pd_finetune.figures import FiguresConfig, run
+from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.report.headline import interval
 from pd_finetune.report.variants import decompositions, protecting_more, target_languages
 from pd_finetune.results.intervals import estimate
-from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.results.summary import runs_frame
 from pd_finetune.results.variants import check_distinct, variant
-from pd_finetune.figures import FiguresConfig
 from tests.plots import synthetic
 from tests.plots.test_figures import write
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pd_finetune.records.record import RunRecord, Values
 from pd_finetune.results import verdicts as rules
 from pd_finetune.results.claims import CLAIMS, STATEMENTS, answers, verdicts
 from pd_finetune.results.evidence import Evidence
 from pd_finetune.results.intervals import Estimate, estimate, paired
-from pd_finetune.records.record import RunRecord, Values
 from pd_finetune.results.summary import runs_frame
 from pd_finetune.results.verdicts import Part, directional, overall
 from tests.plots import synthetic

@@ -10,11 +10,11 @@ import pytest
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
+from pd_finetune.records.record import RunRecord, Seconds
 from pd_finetune.report.costs import _break_even
 from pd_finetune.results import published_costs
 from pd_finetune.results.break_even import break_even, edits_to_break_even, equal_budget
 from pd_finetune.results.costs import Sizes, edits, folders_of, preparation, sizes_of
-from pd_finetune.records.record import RunRecord, Seconds
 from pd_finetune.results.summary import runs_frame
 from pd_finetune.results.tuning import cells, read_trials, score, used_setting
 from tests.plots import synthetic

@@ -9,8 +9,8 @@ import pytest
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION
 from pd_finetune.errors import UserError
 from pd_finetune.plots import firing as plot
-from pd_finetune.results.firing import fires_on, harvest_folder, selected
 from pd_finetune.records.record import Hashes, RunRecord
+from pd_finetune.results.firing import fires_on, harvest_folder, selected
 from pd_finetune.results.summary import runs_frame
 from tests.plots import synthetic
 

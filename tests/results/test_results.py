@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pd_finetune.results.tracker_process import RemoteTracker
 from rich.console import Console
 
-from pd_finetune.records.config import LoggerConfig
 from pd_finetune.errors import UserError
-from pd_finetune.results import environment, tracker_process
+from pd_finetune.records.config import LoggerConfig
+from pd_finetune.records.directory import RunBusy, RunDirectory, config_hash
 from pd_finetune.records.record import (
     Hashes,
     RunRecord,
@@ -26,10 +27,9 @@ from pd_finetune.records.record import (
     Values,
     read_records,
 )
-from pd_finetune.records.directory import RunBusy, RunDirectory, config_hash
-from pd_finetune.results.table import print_record
-from pd_finetune.results.tracker_process import RemoteTracker
 from pd_finetune.records.tracking import BackgroundTracker, NoTracker, open_tracker
+from pd_finetune.results import environment, tracker_process
+from pd_finetune.results.table import print_record
 
 CONFIG: dict[str, Any] = {
     "method": {"name": "mask", "lr": 0.3},

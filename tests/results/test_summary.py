@@ -10,9 +10,9 @@ import pytest
 
 from pd_finetune.errors import UserError
 from pd_finetune.plots.tables import headline, markdown, page
+from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.results.arms import ARMS, arm_name, arms_of
 from pd_finetune.results.reached import comparison_budgets, tokens_to_target
-from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.results.summary import (
     costs,
     damage_languages,

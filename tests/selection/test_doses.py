@@ -14,12 +14,11 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.targets.changes import bake
-from pd_finetune.edits.mask import Mask
 from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of, singular_basis
+from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
-from tests.decomposition import parts
 from tests import tiny
+from tests.decomposition import parts
 
 
 @given(st.floats(0.1, 3.0), st.floats(0.05, 0.95), st.floats(-0.5, 0.3), st.integers(1, 6))

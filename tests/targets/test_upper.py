@@ -4,8 +4,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
-from pd_finetune.edits.lora import Lora
-from pd_finetune.edits.mask import Mask
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.upper import UpperLayers
 from tests import tiny

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_finetune.text.config import TokenBudgetConfig
 from pd_finetune.errors import UserError
 from pd_finetune.text.budget import TargetSample, protect_pool, target_sample
+from pd_finetune.text.config import TokenBudgetConfig
 from tests import tiny
 
 SETTINGS = TokenBudgetConfig(sequence_tokens=12, min_paragraph_tokens=10)
