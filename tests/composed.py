@@ -20,7 +20,7 @@ STAGES = {
     "quality": "quality.EvidenceConfig",
     "harvest": "selection.config.HarvestConfig",
     "export": "export.ExportConfig",
-    "figures": "figures.FiguresConfig",
+    "figures": "report.config.FiguresConfig",
     "rollouts": "rollouts.RolloutsConfig",
     "doses": "studies.doses.DosesConfig",
     "equal_quality": "studies.equal_quality.EqualQualityConfig",

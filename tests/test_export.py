@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from pd_finetune import export
 from pd_finetune.decomposition.config import CIFunctionConfig
 from pd_finetune.decomposition.store import save_decomposition
+from pd_finetune.edits.edit import FILE, Material
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
 from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import Hashes, RunRecord, Values
+from pd_finetune.targets.changes import edited
 from tests import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")
@@ -63,7 +67,7 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
         method = Lora(Material(target, parts, tiny.KEYS[:1]), rank=rank, alpha=3.0, where=where)
     generator = torch.Generator().manual_seed(5)
     for parameter in method.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator)
+        parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
     folder.mkdir()
     method.save(folder)
     fields: dict[str, Any] = {
@@ -73,6 +77,7 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
             "decomposition": {"folder": str(world / "parts")},
         },
         "config_hash": "0123456789",
+        "arm": name,
         "method": name,
         "budget": 4,
         "seed": 0,
@@ -83,8 +88,8 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
         "edited": Values({"de": 5.8, "en": 3.1}),
         "damage_nats": {"de": 2.8, "en": 0.1},
         "to_chance_nats": 0.0,
-        "masks": method.record().get("masks", {}),
-        "lora": method.record().get("lora"),
+        "masks": method.scalars(),
+        "edit": method.describe(),
         "hashes": Hashes(target.hash, parts.hash, {}),
     }
     RunRecord(**(fields | changes)).write(folder / "result.json")
@@ -149,8 +154,8 @@ def test_runs_that_have_no_edit_are_refused(world: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="failed.*KeyError"):
         exported(tmp_path / "failed", out)
     finished_run(world, tmp_path / "bare", "mask")
-    (tmp_path / "bare" / "mask.json").unlink()
-    with pytest.raises(UserError, match="mask.json"):
+    (tmp_path / "bare" / FILE).unlink()
+    with pytest.raises(UserError, match=FILE):
         exported(tmp_path / "bare", out)
     finished_run(world, tmp_path / "old", "mask", config={})
     with pytest.raises(UserError, match="resolved config"):
@@ -163,10 +168,6 @@ def test_what_was_edited_must_be_the_same(world: Path, tmp_path: Path) -> None:
     finished_run(world, tmp_path / "target", "mask", hashes=other)
     with pytest.raises(UserError, match="target model .* is another one now"):
         exported(tmp_path / "target", tmp_path / "out")
-    hashes = Hashes(load_target(str(world / "target")).hash, "b" * 64, {})
-    finished_run(world, tmp_path / "parts", "mask", hashes=hashes)
-    with pytest.raises(UserError, match="decomposition .* is another one now"):
-        exported(tmp_path / "parts", tmp_path / "out")
     config = {"model": {"folder": "gone", "dtype": "float32"}, "decomposition": {"folder": "gone"}}
     finished_run(world, tmp_path / "moved", "mask", config=config)
     with pytest.raises(UserError, match="folder that the run was started in"):
@@ -176,29 +177,23 @@ def test_what_was_edited_must_be_the_same(world: Path, tmp_path: Path) -> None:
 def test_files_that_were_changed_are_refused(world: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    out = tmp_path / "out"
-    finished_run(world, tmp_path / "mask", "mask")
-    (tmp_path / "mask" / "mask.json").write_text(json.dumps({str(tiny.KEYS[0]): 0.0}))
-    with pytest.raises(UserError, match="changed"):
-        exported(tmp_path / "mask", out)
-    run = tmp_path / "lora"
+    run, out = tmp_path / "run", tmp_path / "out"
     finished_run(world, run, "lora_r4")
-    adapter, config = run / "adapter_model.safetensors", run / "adapter_config.json"
-    whole, text = load_file(adapter), config.read_text()
-    config.write_text(json.dumps(json.loads(text) | {"lora_alpha": 64}))
-    with pytest.raises(UserError, match="lora_alpha=64"):
-        exported(run, out)
-    config.write_text(text)
-    name = next(iter(whole))
+    whole = load_file(run / FILE)
+    name = next(name for name in whole if name.endswith(".left"))
+    path = name.removesuffix(".left")
     for tensors, message in (
-        ({key: value for key, value in whole.items() if key != name}, "no fitting"),
-        (whole | {name: whole[name][:1].clone()}, "no fitting"),  # would broadcast
-        (whole | {"base_model.model.more": torch.zeros(1)}, "more than the record"),
+        ({key: value for key, value in whole.items() if key != name}, "does not fit"),
+        (whole | {name: whole[name][:1].clone()}, "another shape"),  # would broadcast
+        (whole | {name: whole[name][:, :1].clone()}, "does not fit"),
+        (whole | {name: whole[name] * torch.nan}, "not finite"),
+        (whole | {f"{path}.more": torch.zeros(1)}, f"damaged: {path}.more"),
+        (whole | {"nowhere.left": torch.zeros(1, 1)}, "does not fit"),
     ):
-        save_file(tensors, adapter)
+        save_file(tensors, run / FILE)
         with pytest.raises(UserError, match=message):
             exported(run, out)
-    adapter.write_bytes(b"half")
+    (run / FILE).write_bytes(b"half")
     with pytest.raises(UserError, match="cannot read"):
         exported(run, out)
     assert not out.exists()

@@ -97,6 +97,7 @@ def read_decomposition(root: Path, target: Decomposable, option: str) -> Decompo
     with torch.device("meta"):
         components = Subcomponents(sites)
         ci_function = None if size is None else CIFunction(sites, reads, size)
+    _require_shapes(tensors, components, ci_function, root)
     for name, site in sites.items():
         module_at(target.model, site)
         components.assign(name, tensors[f"V.{name}"].float(), tensors[f"U.{name}"].float())
@@ -110,6 +111,27 @@ def read_decomposition(root: Path, target: Decomposable, option: str) -> Decompo
         )
         ci_function.requires_grad_(False).to(device)
     return Decomposition(components, ci_function, window, weights_hash, record)
+
+
+def _require_shapes(
+    tensors: dict[str, Tensor],
+    components: Subcomponents,
+    ci_function: CIFunction | None,
+    root: Path,
+) -> None:
+    """Refuse weights that are not just those of the record's sites and CI function."""
+    parts = {} if ci_function is None else ci_function.state_dict()
+    expected = {f"ci_function.{name}": tuple(value.shape) for name, value in parts.items()}
+    for name in components.sites:
+        expected |= {f"V.{name}": tuple(components.V(name).shape)}
+        expected |= {f"U.{name}": tuple(components.U(name).shape)}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"'{root / WEIGHTS}': {name} has shape {found.get(name)}, by {RECORD} it is "
+                f"{expected.get(name)}"
+            )
 
 
 def _require_target(record: dict[str, Any], root: Path, target: Decomposable, option: str) -> None:

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
 from pd_finetune.decomposition.initialise import initialise
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites, weight_at
+from pd_finetune.edits.edit import Material
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
 from pd_finetune.loading.target import load_target
-from pd_finetune.targets.changes import bake
+from pd_finetune.targets.changes import bake, edited, edited_weights
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from tests import families
@@ -68,14 +71,14 @@ def keys_of(family: str) -> list[SubcomponentKey]:
     ]
 
 
-def moved(method: Any) -> Any:
+def moved(edit: Any) -> Any:
     generator = torch.Generator().manual_seed(5)
-    for parameter in method.parameters():
+    for parameter in edit.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return method
+    return edit
 
 
-def method_of(name: str, target: Target) -> Any:
+def edit_of(name: str, target: Target) -> Any:
     parts, keys = families.decomposition(target), keys_of(target.name)
     if name == "mask":
         return moved(Mask(Material(target, parts, keys)))
@@ -83,12 +86,12 @@ def method_of(name: str, target: Target) -> Any:
     return moved(Lora(Material(target, parts, keys), rank=2, alpha=3.0, where=where))
 
 
-def changes_of(method: Any, target: Target) -> dict[str, Tensor]:
+def changes_of(edit: Any, target: Target) -> dict[str, Tensor]:
     """What an edit adds to each matrix, from its parameters alone, in float64."""
     parts = families.decomposition(target)
-    if isinstance(method, Mask):
+    if isinstance(edit, Mask):
         found: dict[str, Any] = {}
-        for key, m in method.scalars().items():
+        for key, m in edit.scalars().items():
             parsed = SubcomponentKey.parse(key)
             V, U = parts.vectors(parsed)
             path = parts.sites[parsed.site].module
@@ -98,7 +101,7 @@ def changes_of(method: Any, target: Target) -> dict[str, Tensor]:
         path: 1.5
         * layer.lora_B["default"].weight.double()
         @ layer.lora_A["default"].weight.double()
-        for path, layer in method.layers.items()
+        for path, layer in edit.layers.items()
     }
 
 
@@ -164,18 +167,18 @@ def test_masked_forward_is_the_masked_weight(family: str) -> None:
 def test_baked_runtime_and_formula_agree(family: str, name: str) -> None:
     target = families.target(family)
     clean = logits(target.model)
-    method = method_of(name, target)
-    expected = reference(target, changes_of(method, target))
-    with edited(target.model, method):
+    edit = edit_of(name, target)
+    expected = reference(target, changes_of(edit, target))
+    with edited(target.model, edit):
         runtime = logits(target.model)
-    baked = logits(bake(target.model, method))
+    baked = logits(bake(target.model, edit))
     assert (runtime - clean).abs().max() > 1e-2
     torch.testing.assert_close(baked, runtime, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(baked.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits(target.model), clean, atol=0, rtol=0)
     sites = families.decomposition(target).sites.values()
     shapes = {site.module: (site.d_out, site.d_in) for site in sites}
-    for path, weight in method.edited_weights().items():
+    for path, weight in edited_weights(target.model, edit).items():
         assert tuple(weight.shape) == shapes[path]
 
 
@@ -185,9 +188,9 @@ def test_an_adapter_loads_in_peft(family: str, tmp_path: Path) -> None:
     from peft import PeftConfig, PeftModel
 
     target = families.target(family)
-    method = method_of("lora", target)
-    method.save(tmp_path)
-    with edited(target.model, method):
+    edit = edit_of("lora", target)
+    edit.save(tmp_path)
+    with edited(target.model, edit):
         runtime = logits(target.model)
     config: Any = PeftConfig.from_pretrained(str(tmp_path))
     assert config.fan_in_fan_out == (family == "gpt2")

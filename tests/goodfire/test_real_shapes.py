@@ -88,9 +88,9 @@ def test_the_published_settings_build_at_full_size(tensors):
 
     from pd_finetune.decomposition.components import Subcomponents
     from pd_finetune.decomposition.sites import find_sites
-    from tests.decomposition.parts import composed
+    from tests.composed import stage
 
-    config = composed("decompose", ["experiment=vpd_paper"])
+    config = stage("decompose", "experiment=vpd_paper")
     with torch.device("meta"):
         model = ArceeForCausalLM(TARGET.arcee()).requires_grad_(False)
         sites = find_sites(model, config.sites)
@@ -113,9 +113,9 @@ def test_the_published_settings_build_at_full_size(tensors):
 
 
 def test_the_published_losses_and_schedule():
-    from tests.decomposition.parts import composed
+    from tests.composed import stage
 
-    recipe = composed("decompose", ["experiment=vpd_paper"]).recipe
+    recipe = stage("decompose", "experiment=vpd_paper").recipe
     assert (recipe.steps, recipe.rows, recipe.window) == (400_000, 64, 512)
     assert (recipe.lr, recipe.lr_final_fraction, recipe.clip) == (5e-5, 0.1, 0.01)
     assert (recipe.minimality_coefficient, recipe.beta) == (2e-4, 0.5)

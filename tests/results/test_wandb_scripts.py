@@ -23,6 +23,7 @@ CONFIG = {
 RECORD = RunRecord(
     status="finished",
     config=CONFIG,
+    arm="one_scalar",
     config_hash="0123456789",
     method="lora_r1",
     budget=4,

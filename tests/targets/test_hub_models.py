@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pd_finetune.errors import UserError
-from pd_finetune.loading.target import load_target
+from pd_finetune.loading.target import load_target, load_tokenizer
 from pd_finetune.targets.hub import is_hub_name
 from tests import families
 

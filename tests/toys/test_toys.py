@@ -17,11 +17,11 @@ from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.toys import run as toys_run
 from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP
 from pd_finetune.toys.tms import TMS
 from pd_finetune.toys.training import HELD_OUT, TARGET, inputs_of, new_toy, train_toy, trained_toy
+from tests import composed
 from tests.decomposition import parts
 
 EXPERIMENTS = ("toy_tms_5_2", "toy_tms_40_10", "toy_tms_identity", "toy_residual_mlp")
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 def config(experiment: str = "toy_tms_5_2", *words: str) -> DecomposeConfig:
-    made = parts.composed("decompose", [f"experiment={experiment}", "out=unused", *words])
+    made = composed.stage("decompose", f"experiment={experiment}", "out=unused", *words)
     assert isinstance(made, DecomposeConfig)
     return made
 
@@ -188,7 +188,7 @@ def test_a_finished_toy_is_not_trained_again(
     assert "recovered against true" in capsys.readouterr().out
     before = json.loads((tmp_path / "decomposition.json").read_text())
     monkeypatch.setattr(Trainer, "train_step", None)
-    monkeypatch.setattr(toys_run.style, "save", lambda *_: None)
+    monkeypatch.setattr("pd_finetune.plots.style.save", lambda *_: None)
     parts.run_stage("decompose", words)
     after = json.loads((tmp_path / "decomposition.json").read_text())
     assert after == before

@@ -4,23 +4,126 @@ Delta is materialised, the stochastic and the adversarial reconstruction are sep
 forwards, the sources have an entry per position and climb twice more each step, the KL takes full
 logits, and whatever is not a matrix product runs in float32. Nothing is made slow on purpose:
 Delta is made once a step for all passes, the loss's own backward gives the last climb, and q, k
-and v feed the causal-importance function once.
+and v feed the causal-importance function once. That function is a copy of the package's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from benchmarks.reference_ci import LowerLeaky, ReferenceCI, upper_leaky
-from benchmarks.reference_masking import Draws, Replacement, Sources, draw, recorded, replaced
+from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.config import RecipeConfig
+from pd_finetune.decomposition.sites import module_at
+from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.runtime import autocast
+
+Draws = dict[str, Tensor]  # by site
+
+
+class LowerLeaky(torch.autograd.Function):
+    """clamp(x, 0, 1); below 0 the gradient passes, times 0.01, only where descent raises x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        below = torch.where(grad < 0, 0.01 * grad, torch.zeros_like(grad))
+        return torch.where(x <= 0, below, torch.where(x <= 1, grad, torch.zeros_like(grad)))
+
+
+def upper_leaky(x: Tensor) -> Tensor:
+    """clamp(x, 0, 1) with slope 0.01 above 1."""
+    return torch.where(x > 1, 1 + 0.01 * (x - 1), x.clamp(0.0, 1.0))
+
+
+def draw(
+    V: dict[str, Float[Tensor, "d_in C"]], ids: Int[Tensor, "rows pos"]
+) -> tuple[Draws, Draws]:
+    """r ~ U(0, 1) by site, [rows, pos, C + 1] (the last is Delta's mask), and where each site is
+    routed, [rows, pos]: at every position a random k of the sites, k ~ U{1..sites}."""
+    device = ids.device
+    r = {name: torch.rand(*ids.shape, v.shape[1] + 1, device=device) for name, v in V.items()}
+    k = torch.randint(1, len(V) + 1, (*ids.shape, 1), device=device)
+    chosen = torch.rand(*ids.shape, len(V), device=device).argsort(-1).argsort(-1) < k
+    return r, dict(zip(V, chosen.unbind(-1), strict=True))
+
+
+@dataclass
+class Sources:
+    """Persistent sources of one site, [rows, pos, C + 1] (the last is Delta's), and their Adam."""
+
+    values: Float[Tensor, "rows pos C1"]
+    first: Float[Tensor, "rows pos C1"]
+    second: Float[Tensor, "rows pos C1"]
+
+    @torch.no_grad()
+    def climb(self, gradient: Tensor, count: int, lr: float, betas: list[float]) -> None:
+        self.first = betas[0] * self.first + (1 - betas[0]) * gradient
+        self.second = betas[1] * self.second + (1 - betas[1]) * gradient**2
+        first = self.first / (1 - betas[0] ** count)
+        second = self.second / (1 - betas[1] ** count)
+        self.values = (self.values + lr * first / (second.sqrt() + 1e-12)).clamp(0.0, 1.0)
+
+
+@dataclass
+class Replacement:
+    """How one matrix is replaced in a masked forward: x V * mask U + delta_mask * x Delta^T."""
+
+    V: Float[Tensor, "d_in C"]
+    U: Float[Tensor, "C d_out"]
+    delta: Float[Tensor, "d_out d_in"]
+    mask: Float[Tensor, "rows pos C"]
+    delta_mask: Float[Tensor, "rows pos"]
+    route: Bool[Tensor, "rows pos"] | None = None  # where it is replaced; None: everywhere
+
+    def output(self, x: Tensor, target_output: Tensor) -> Float[Tensor, "rows pos d_out"]:
+        out = ((x @ self.V) * self.mask) @ self.U
+        out = out + self.delta_mask[..., None] * F.linear(x, self.delta)
+        return out if self.route is None else torch.where(self.route[..., None], out, target_output)
+
+
+@contextmanager
+def replaced(modules: dict[str, nn.Linear], how: dict[str, Replacement]) -> Iterator[None]:
+    """Within the context, forwards of the target run with the named matrices replaced."""
+    handles = [
+        modules[name].register_forward_hook(
+            lambda _module, args, output, how=replacement: how.output(args[0], output)
+        )
+        for name, replacement in how.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recorded(modules: dict[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
+    """Collects what each of the matrices reads while the context's forward runs."""
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+        for name, module in modules.items()
+    ]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def minimality(upper: Draws, p: float, beta: float) -> Float[Tensor, ""]:
@@ -40,17 +143,15 @@ class ReferenceStep:
     Args:
         model: the frozen target.
         modules: its decomposed matrices by site, in the order of the causal-importance head.
-        inputs: sites whose inputs feed the causal-importance function, in its order.
         recipe: coefficients and schedules, as the package reads them.
         precision: see `runtime.autocast`.
     """
 
     model: nn.Module
     modules: dict[str, nn.Linear]
-    inputs: list[str]
     V: dict[str, Float[Tensor, "d_in C"]]
     U: dict[str, Float[Tensor, "C d_out"]]
-    ci_function: ReferenceCI
+    ci_function: CIFunction
     sources: dict[str, Sources]
     recipe: RecipeConfig
     precision: str
@@ -74,9 +175,8 @@ class ReferenceStep:
 
     def causal_importances(self, inputs: dict[str, Tensor]) -> tuple[Draws, Draws]:
         """Lower-leaky and upper-leaky readings by site, [rows, pos, C]."""
-        read = [inputs[name] for name in self.inputs]
-        with autocast(read[0].device, self.precision):
-            x = self.ci_function(read).float()
+        with autocast(next(iter(inputs.values())).device, self.precision):
+            x = self.ci_function(inputs).float()
         widths = [v.shape[1] for v in self.V.values()]
         parts = dict(zip(self.modules, x.split(widths, -1), strict=True))
         lower = {name: LowerLeaky.apply(part) for name, part in parts.items()}
@@ -170,3 +270,29 @@ class ReferenceStep:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.climb({name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None})
+
+
+def by_site(trainer: Trainer, values: Float[Tensor, "*any C_and_sites"]) -> Draws:
+    """Values of all subcomponents and Deltas, as the package lays them out, [*any, C + 1] each."""
+    order, widths = trainer.ci_function.order, trainer.ci_function.C
+    *parts, deltas = values.split([*widths, len(order)], -1)
+    return {n: torch.cat((parts[i], deltas[..., i : i + 1]), -1) for i, n in enumerate(order)}
+
+
+def reference_of(trainer: Trainer) -> ReferenceStep:
+    """The reference with copies of the weights and sources of a trainer (recipe `paper`)."""
+    components, ci = trainer.components, trainer.ci_function
+    sources = trainer.maker.sources
+    assert sources is not None and sources.values.ndim == 3, "a source per position"
+    values, zeros = by_site(trainer, sources.values), torch.zeros_like
+    modules = {n: module_at(trainer.target.model, components.sites[n]) for n in ci.order}
+    return ReferenceStep(
+        model=trainer.target.model,
+        modules=cast("dict[str, nn.Linear]", modules),
+        V={n: components.V(n).detach().clone().requires_grad_(True) for n in ci.order},
+        U={n: components.U(n).detach().clone().requires_grad_(True) for n in ci.order},
+        ci_function=deepcopy(ci),
+        sources={n: Sources(v, zeros(v), zeros(v)) for n, v in values.items()},
+        recipe=trainer.config.recipe,
+        precision=trainer.config.precision,
+    )

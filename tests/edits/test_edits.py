@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.sites import weight_at
+from pd_finetune.edits.edit import Material
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
-from pd_finetune.targets.changes import bake, baked
+from pd_finetune.targets.changes import bake, baked, edited, edited_weights, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target, weights_hash
 from tests import tiny
@@ -21,15 +24,15 @@ def logits(model: nn.Module) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits
 
 
-def moved(method: Any) -> Any:
+def moved(edit: Any) -> Any:
     """Parameters away from their start, so that the edit is one."""
     generator = torch.Generator().manual_seed(5)
-    for parameter in method.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator)
-    return method
+    for parameter in edit.parameters():
+        parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
+    return edit
 
 
-def methods(target: Target) -> dict[str, Any]:
+def edits(target: Target) -> dict[str, Any]:
     parts = tiny.decomposition(target)
     return {
         "mask": Mask(Material(target, parts, tiny.KEYS)),
@@ -42,9 +45,9 @@ def methods(target: Target) -> dict[str, Any]:
 def test_baked_logits_equal_runtime_logits(name: str) -> None:
     target = tiny.target()
     clean = logits(target.model)
-    method = moved(methods(target)[name])
-    baked = bake(target.model, method)
-    with edited(target.model, method):
+    edit = moved(edits(target)[name])
+    baked = bake(target.model, edit)
+    with edited(target.model, edit):
         runtime = logits(target.model)
     assert (runtime - clean).abs().max() > 1e-2
     torch.testing.assert_close(logits(baked), runtime, atol=1e-5, rtol=1e-5)
@@ -57,10 +60,10 @@ def test_baked_logits_equal_runtime_logits(name: str) -> None:
 def test_baked_for_a_while_and_back(name: str) -> None:
     target = tiny.target()
     before = weights_hash(target.model)
-    method = moved(methods(target)[name])
-    with edited(target.model, method):
+    edit = moved(edits(target)[name])
+    with edited(target.model, edit):
         runtime = logits(target.model)
-    with pytest.raises(RuntimeError, match="inside"), baked(target.model, method):
+    with pytest.raises(RuntimeError, match="inside"), baked(target.model, edit):
         torch.testing.assert_close(logits(target.model), runtime, atol=1e-5, rtol=1e-5)
         assert not any(module._forward_hooks for module in target.model.modules())
         raise RuntimeError("inside")
@@ -71,10 +74,10 @@ def test_16_bit_targets_are_not_baked() -> None:
     """An edit smaller than the rounding of a weight: it works, and would be lost in the weights."""
     target = tiny.target()
     target.model.bfloat16()
-    method = moved(methods(target)["mask"])
-    with edited(target.model, method):
+    edit = moved(edits(target)["mask"])
+    with edited(target.model, edit):
         runtime = logits(target.model)
-    with baked(target.model, method):
+    with baked(target.model, edit):
         torch.testing.assert_close(logits(target.model), runtime, atol=0, rtol=0)
 
 
@@ -83,14 +86,14 @@ def test_16_bit_targets_are_not_baked() -> None:
 def test_lora_is_what_pefts_own_layers_compute(name: str, dtype: torch.dtype) -> None:
     target = tiny.target()
     target.model.to(dtype)
-    method = moved(methods(target)[name])
-    for path, layer in method.layers.items():
+    edit = moved(edits(target)[name])
+    for path, layer in edit.layers.items():
         plain = target.model.get_submodule(path)
         x = torch.randn(2, 3, plain.in_features, generator=torch.Generator().manual_seed(1))
         x = x.to(dtype)
         with torch.no_grad():
             expected = layer(x)
-            with edited(target.model, method):
+            with edited(target.model, edit):
                 actual = plain(x)
         assert actual.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
@@ -99,13 +102,13 @@ def test_lora_is_what_pefts_own_layers_compute(name: str, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("name", ["mask", "lora", "selected"])
-def test_start_of_every_method_changes_nothing(name: str) -> None:
+def test_start_of_every_edit_changes_nothing(name: str) -> None:
     target = tiny.target()
     clean, before = logits(target.model), weights_hash(target.model)
-    method = methods(target)[name]
-    with edited(target.model, method):
+    edit = edits(target)[name]
+    with edited(target.model, edit):
         torch.testing.assert_close(logits(target.model), clean, atol=1e-6, rtol=0)
-    assert weights_hash(bake(target.model, method)) == before
+    assert weights_hash(bake(target.model, edit)) == before
 
 
 @pytest.mark.parametrize("name", ["mask", "lora", "selected"])
@@ -113,10 +116,10 @@ def test_shared_model_is_pristine_outside_of_the_edit(name: str, tmp_path: Path)
     target = tiny.target()
     modules = dict(target.model.named_modules())
     before = weights_hash(target.model)
-    method = methods(target)[name]
-    with pytest.raises(RuntimeError, match="inside"), method.edited():
+    edit = edits(target)[name]
+    with pytest.raises(RuntimeError, match="inside"), edited(target.model, edit):
         raise RuntimeError("inside")
-    method.save(tmp_path)
+    edit.save(tmp_path)
     after = dict(target.model.named_modules())
     assert list(after) == list(modules)
     assert all(after[path] is module for path, module in modules.items())
@@ -129,8 +132,9 @@ def test_shared_model_is_pristine_outside_of_the_edit(name: str, tmp_path: Path)
 def test_mask_is_the_formula_of_the_write_up() -> None:
     target = tiny.target()
     parts = tiny.decomposition(target)
-    method = Mask(Material(target, parts, tiny.KEYS))
-    method.set_scalars({str(tiny.KEYS[0]): -1.5, str(tiny.KEYS[1]): 0.25})
+    edit = Mask(Material(target, parts, tiny.KEYS))
+    for parameter, m in zip(edit.parameters(), (-1.5, 0.25), strict=True):
+        parameter.data.fill_(m)
     for key, m in zip(tiny.KEYS, (-1.5, 0.25), strict=True):
         site = parts.sites[key.site]
         V, U = parts.vectors(key)
@@ -138,23 +142,23 @@ def test_mask_is_the_formula_of_the_write_up() -> None:
             U.double(), V.double()
         )
         torch.testing.assert_close(
-            method.edited_weights()[site.module].double(), expected, atol=1e-6, rtol=1e-6
+            edited_weights(target.model, edit)[site.module].double(), expected, atol=1e-6, rtol=1e-6
         )
-    assert method.lowest_layer == 0
-    assert method.trainable_count == 2
+    assert lowest_layer(edit) == 0
+    assert edit.trainable_count == 2
 
 
 def test_mask_gradient_matches_finite_differences() -> None:
     target = tiny.target()
     target.model.double()
-    method = Mask(Material(target, tiny.decomposition(target), tiny.KEYS[:1]), start=0.5)
+    edit = Mask(Material(target, tiny.decomposition(target), tiny.KEYS[:1]), start=0.5)
 
     def loss() -> Tensor:
-        with edited(target.model, method):
+        with edited(target.model, edit):
             return logits(target.model).double().square().mean()
 
     loss().backward()
-    (parameter,) = method.parameters()
+    (parameter,) = edit.parameters()
     assert parameter.grad is not None
     with torch.no_grad():
         parameter += 0.05
@@ -166,23 +170,24 @@ def test_mask_gradient_matches_finite_differences() -> None:
 
 def test_mask_saves_scale_by_key(tmp_path: Path) -> None:
     target = tiny.target()
-    method = moved(Mask(Material(target, tiny.decomposition(target), tiny.KEYS)))
-    method.save(tmp_path)
-    assert json.loads((tmp_path / "mask.json").read_text()) == method.scalars()
-    assert list(method.scalars()) == [str(key) for key in tiny.KEYS]
+    edit = moved(Mask(Material(target, tiny.decomposition(target), tiny.KEYS)))
+    edit.save(tmp_path)
+    assert json.loads((tmp_path / "mask.json").read_text()) == edit.scalars()
+    assert list(edit.scalars()) == [str(key) for key in tiny.KEYS]
 
 
 def test_lora_file_loads_in_peft(tmp_path: Path) -> None:
     from peft import PeftModel
 
     target = tiny.target()
-    method = moved(Lora(Material(target, tiny.decomposition(target), []), rank=2, alpha=4.0))
-    method.save(tmp_path)
+    edit = moved(Lora(Material(target, tiny.decomposition(target), []), rank=2, alpha=4.0))
+    edit.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
+        "edit.safetensors",
         "adapter_model.safetensors",
         "adapter_config.json",
     }
-    with edited(target.model, method):
+    with edited(target.model, edit):
         runtime = logits(target.model)
     loaded = PeftModel.from_pretrained(tiny.target().model, str(tmp_path))
     torch.testing.assert_close(logits(loaded), runtime, atol=1e-5, rtol=1e-5)
@@ -195,8 +200,8 @@ def test_lora_counts_and_places() -> None:
     assert every.trainable_count == sum(3 * (s.d_in + s.d_out) for s in parts.sites.values())
     one = Lora(Material(target, parts, tiny.KEYS[:1]), rank=1, where="selected")
     assert one.trainable_count == 16 + 32
-    assert one.record()["lora"]["sites"] == ["h.1.mlp.c_fc"]
-    assert one.lowest_layer == 1
+    assert one.describe()["sites"] == ["h.1.mlp.c_fc"]
+    assert lowest_layer(one) == 1
 
 
 def test_lora_start_follows_the_seed_and_leaves_the_global_generator() -> None:
@@ -205,7 +210,7 @@ def test_lora_start_follows_the_seed_and_leaves_the_global_generator() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    first, again, other = (Lora(Material(target, parts, []), seed=seed) for seed in (1, 1, 2))
+    first, again, other = (Lora(Material(target, parts, [], seed=seed)) for seed in (1, 1, 2))
     torch.testing.assert_close(torch.rand(1), expected)
     torch.testing.assert_close(first.parameters()[0], again.parameters()[0])
     assert not torch.equal(first.parameters()[0], other.parameters()[0])
