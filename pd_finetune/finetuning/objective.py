@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.predictions import Predictions, Prepared
+from pd_finetune.targets.predictions import Predictions, PreparedRows
 from pd_finetune.text.budget import TargetSample
 
 _ROWS = 32  # rows of a forward: more are accumulated, so that memory doesn't grow with the budget
@@ -54,7 +54,7 @@ class Objective:
             # the same for every budget and method that edits from this layer upwards
             self._prepared_pool = self._predictions.prepared(pool, clean=True)
 
-    def windows(self, rows: Int[Tensor, " rows"]) -> Prepared:
+    def windows(self, rows: Int[Tensor, " rows"]) -> PreparedRows:
         """The pool's windows `rows`; made anew where the whole pool's predictions are too large.
 
         To be called outside of the edit.
@@ -64,13 +64,13 @@ class Objective:
         ids = self._pool[rows.to(self._pool.device)]
         return self._predictions.prepared(ids, clean=True, keep=False)
 
-    def forwards(self, windows: Prepared) -> Iterator[tuple[slice, Prepared]]:
+    def forwards(self, windows: PreparedRows) -> Iterator[tuple[slice, PreparedRows]]:
         """Rows of the sample and windows that a forward takes: all windows ride with the first."""
         for start in range(0, len(self._sample), _ROWS):
             yield slice(start, start + _ROWS), windows if start == 0 else windows[:0]
 
     def terms(
-        self, part: slice, windows: Prepared
+        self, part: slice, windows: PreparedRows
     ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "rows pos"]]:
         """Cross-entropy of each counted token of the sample's rows `part`, KL of the windows: nats.
 

@@ -34,7 +34,7 @@ _KEPT: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[Tensor, ...]]] =
 
 
 @dataclass
-class Prepared:
+class PreparedRows:
     """Rows as a forward takes them: made outside of the edit, used within it.
 
     Args:
@@ -45,9 +45,9 @@ class Prepared:
     entering: Tensor
     clean: Clean | None = None
 
-    def __getitem__(self, rows: slice | Int[Tensor, " rows"]) -> Prepared:
+    def __getitem__(self, rows: slice | Int[Tensor, " rows"]) -> PreparedRows:
         clean = None if self.clean is None else Clean(*(tensor[rows] for tensor in self.clean))
-        return Prepared(self.entering[rows], clean)
+        return PreparedRows(self.entering[rows], clean)
 
 
 class Predictions:
@@ -106,7 +106,7 @@ class Predictions:
 
     def prepared(
         self, ids: Int[Tensor, "rows pos"], clean: bool = False, keep: bool = True
-    ) -> Prepared:
+    ) -> PreparedRows:
         """Every position of `ids` as `states` takes it; to be called outside of the edit.
 
         Args:
@@ -118,14 +118,14 @@ class Predictions:
         key = (torch.get_num_threads(), self._batch, self._start, tuple(ids.shape), digest)
         (entering,) = self._kept((*key, "entering"), lambda: (self.enter(ids),), keep)
         if not clean:
-            return Prepared(entering)
-        return Prepared(
+            return PreparedRows(entering)
+        return PreparedRows(
             entering, Clean(*self._kept((*key, "clean"), lambda: self._clean(entering), keep))
         )
 
     @torch.no_grad()
     def scores(
-        self, rows: Prepared, labels: Int[Tensor, "rows pos"]
+        self, rows: PreparedRows, labels: Int[Tensor, "rows pos"]
     ) -> tuple[list[float], list[float]]:
         """Mean cross-entropy and, where there is a clean side, mean KL of each row, in nats."""
         ces: list[float] = []
@@ -183,4 +183,4 @@ def sequence_cross_entropies(
     per token.
     """
     predictions = Predictions(target, batch=batch)
-    return predictions.scores(Prepared(ids[:, :-1].to(target.device)), ids[:, 1:])[0]
+    return predictions.scores(PreparedRows(ids[:, :-1].to(target.device)), ids[:, 1:])[0]
