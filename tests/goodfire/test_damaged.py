@@ -273,7 +273,8 @@ def save_file(*args, **kwargs):
     print("converting", flush=True)
     time.sleep(60)
 safetensors.torch.save_file = save_file
-model_folder(sys.argv[1])
+import pd_finetune.loading.folders
+pd_finetune.loading.folders.model_folder(sys.argv[1])
 """
 
 

@@ -17,6 +17,7 @@ from pd_finetune.decomposition.evidence.adversary import climb
 from pd_finetune.decomposition.evidence.counts import site_counts
 from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_divergence
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
 from pd_finetune.targets.changes import bake, edited
 from pd_finetune.targets.keys import SubcomponentKey
@@ -124,10 +125,8 @@ def test_stochastic_forward(published, ci, routed):
 
 def edit(published, name):
     scales = published.described["edits"][name]
-    keys = [SubcomponentKey.parse(key) for key in scales]
-    method = Mask(Material(published.target, published.decomposition, keys))
-    method.set_scalars(scales)
-    return method, {SubcomponentKey.parse(key): value for key, value in scales.items()}
+    by_key = {SubcomponentKey.parse(key): value for key, value in scales.items()}
+    return change_of(published.decomposition, by_key, torch.device("cpu")), by_key
 
 
 def edit_masks(published, ci, scales, delta, above=None):
@@ -146,12 +145,12 @@ def edit_masks(published, ci, scales, delta, above=None):
 
 @pytest.mark.parametrize("name", EDITS)
 def test_edit_in_the_run_and_in_the_weights(published, name):
-    method, _ = edit(published, name)
+    change, _ = edit(published, name)
     theirs = published.arrays[f"edit_{name}/logits_weights"]
-    with edited(target.model, method):
+    with edited(published.target.model, change):
         close(logits(published), theirs)
     with torch.no_grad():
-        close(bake(published.target, method)(input_ids=published.ids).logits, theirs)
+        close(bake(published.target.model, change)(input_ids=published.ids).logits, theirs)
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -167,8 +166,8 @@ def test_edit_as_masks(published, ci, name):
 
 
 def test_edit_without_components(published):
-    method, _ = edit(published, "zero_down")
-    with edited(target.model, method):
+    change, _ = edit(published, "zero_down")
+    with edited(published.target.model, change):
         close(logits(published), published.arrays["edit_zero_down/logits_without_components"])
 
 
