@@ -223,11 +223,13 @@ def page(config: ScreenConfig, target: Target, table: pd.DataFrame, said: Speech
 
     from pd_finetune.plots.style import language_name
     from pd_finetune.studies.speech import LEAST_BELOW_UNIGRAM_NATS, LEAST_SHARE
+    from pd_finetune.tables import markdown
 
     language = language_name(config.languages.target)
     there = table.dropna(subset="scale").copy()
     shown = there[["kind", "key"]].assign(m=there["scale"].map("{:+.1f}".format))
-    for column in ["effect_nats", "worst_nats", *(c for c in table if c.startswith("damage_"))]:
+    damages = [f"damage_{name}_nats" for name in _order(config)[1:]]
+    for column in ["effect_nats", "worst_nats", *damages]:
         heading = column.removesuffix("_nats").removeprefix("damage_")
         shown[heading] = there[column].map("{:+.3f}".format)
     spent = config.lda.tokens, config.mean_difference.tokens
