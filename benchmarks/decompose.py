@@ -2,22 +2,28 @@
 
     python -m benchmarks.decompose --size embedded --threads 2
     python -m benchmarks.decompose --size goodfire_block --variants reference,merged
+    python -m benchmarks.decompose --device cuda --dtype bfloat16 --size goodfire_block
 
 What is compared: whole optimiser steps (clean forward, causal-importance function, losses, climbs
 of the sources, backward, clipping, AdamW, sources' random numbers) on the same target, C, batch,
 threads, device and number format of matrix products, half way through the recipe's schedules.
 
-    reference            the paper's step written plainly (benchmarks/reference_step.py)
+    reference            the paper's step written plainly (benchmarks/reference.py)
     reference_allocator  the same with the package's setting of glibc's allocator
     paper                recipe=paper: the same mathematics, as the package does it
     merged               recipe=merged: one masked forward, smooth-L0, one source per row
-    merged_compiled      the same with compile=true
+    merged_compiled      the same with compile=true (and so paper_compiled, on request)
 
 Each variant runs in a process of its own, they take turns, and the median over the turns counts.
 `merged` is another recipe, not a faster way to the same gradient. The floor is what the matrix
 products of a variant's step would take at the rate the same products reach by themselves in the
 same run (the number format of the run for all of them, fused attention left out). Peak memory is
-the process's largest resident set, Python and torch included; on CUDA the largest allocation.
+the process's largest resident set, Python and torch included, on CUDA with its largest allocation.
+
+On a GPU nothing has been measured. What to expect there: beside the products, a compiled merged
+step reads and writes some 30 bytes for each entry of [tokens, C] in bfloat16 (outputs of the
+causal-importance function, importances, noise of a byte, x V and its scaled copy, and the slopes of
+these), so tokens * C * 30 / bandwidth seconds; at the embedded size launches take longer than both.
 
 Not compared: loading, initialisation, compilation, reading text (tokens are random), logging,
 checkpoints, quality of the decomposition after so many steps, more than one device.
@@ -135,12 +141,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, where the system tells it, and what it has for bfloat16 products."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        text = Path("/proc/cpuinfo").read_text()
+        lines = text.splitlines()
+        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration, IndexError):
         return platform.processor() or platform.machine()
+    return " ".join([name, *(kind for kind in ("avx512_bf16", "amx_bf16") if kind in text)])
 
 
 def say(message: str) -> None:

@@ -23,15 +23,9 @@ from typing import Any
 
 KEY = "h.3.attn.v_proj:513"
 WIDTH, LAYERS, VOCAB, CONTEXT = 768, 4, 50_277, 512
-# subcomponents of each kind of matrix by layer: 38,912 in all
-C = {
-    "attn.q_proj": (512, 512, 512, 512),
-    "attn.k_proj": (512, 512, 512, 512),
-    "attn.v_proj": (1024, 1024, 1024, 1024),
-    "attn.o_proj": (1024, 1024, 1024, 1024),
-    "mlp.c_fc": (3072, 3072, 3072, 3072),
-    "mlp.down_proj": (3584, 3584, 3584, 3584),
-}
+# subcomponents of each kind of matrix: 38,912 in four layers
+C = {"attn.q_proj": 512, "attn.k_proj": 512, "attn.v_proj": 1024, "attn.o_proj": 1024}
+C |= {"mlp.c_fc": 3072, "mlp.down_proj": 3584}
 STAGES = ("convert", "load", "importances", "harvest_site", "harvest", "mask", "lora")
 
 
@@ -50,7 +44,7 @@ def checkpoint() -> Any:
         ci_blocks=8,
         ci_heads=16,
         ci_inner=8192,
-        C={f"h.{i}.{kind}": counts[i] for i in range(LAYERS) for kind, counts in C.items()},
+        C={f"h.{i}.{kind}": count for i in range(LAYERS) for kind, count in C.items()},
     )
 
 
@@ -72,9 +66,6 @@ def write(folder: Path) -> None:
         table = pa.table({"text": texts, "split": ["train", "validation", "test"] * 2})
         pq.write_table(table, folder / "text" / f"{language}.parquet")
     (folder / "complete").touch()
-
-
-# ------------------------------------------------------------------ stages
 
 
 def words(folder: Path, args: argparse.Namespace) -> list[str]:
@@ -183,9 +174,6 @@ def measure(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
     seconds = time.perf_counter() - started
     found = {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
     return found | (details if isinstance(details, dict) else {})
-
-
-# ------------------------------------------------------------------ the whole
 
 
 def in_own_process(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def measure(name: str) -> tuple[float, float, float]:
     import torch
 
     from benchmarks.sizes import Variant, config_of, trainer_of
+    from pd_finetune.loading.target import load_target
 
     torch.set_num_threads(1)
     recipe, rows, factor, settings = SHAPES[name]
@@ -49,6 +50,7 @@ def measure(name: str) -> tuple[float, float, float]:
     config = config_of(size, Variant(recipe), "float32", rows)
     sites = {name: factor * C for name, C in config.sites.items()}
     config = replace(config, sites=sites, **settings)
+    load_target("embedded")  # with the libraries that it takes
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     held = pages * resource.getpagesize()
     trainer = trainer_of(size, config, "cpu")

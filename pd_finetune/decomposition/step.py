@@ -37,20 +37,14 @@ def annealed(start: float, end: float, progress: float, fraction: float) -> floa
 
 @dataclass
 class StepLoss:
-    """Total loss with its graph, its terms as numbers, and the leaf whose gradient climbs."""
+    """Total loss, its terms as numbers, and the adversary's sources.
+
+    Before the backward these are the leaf whose gradient climbs, after it that gradient.
+    """
 
     total: Float[Tensor, ""]
-    terms: dict[str, float] = field(default_factory=dict)
-    sources: Float[Tensor, "rows *rest"] | None = None
-
-
-@dataclass
-class StepSlopes:
-    """What is left of a step's loss when its backward is done; parameters hold their gradients."""
-
-    loss: float
     terms: dict[str, float]
-    sources: Float[Tensor, "rows *rest"] | None  # gradient by the adversary's sources
+    sources: Float[Tensor, "rows *rest"] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,9 +125,10 @@ class StepMaker:
 
     def backward(
         self, batch: Tensor, step: int, noise: RowNoise, parts: Sequence[MicroBatch]
-    ) -> StepSlopes:
+    ) -> StepLoss:
         """The same loss and its gradients, the activations of one of `parts` at a time."""
-        means, count, results = None, len(parts), []
+        means, count = None, len(parts)
+        results: list[tuple[float, dict[str, float]]] = []
         # one tensor, filled part by part: of a source per position it is as large as activations
         slopes = None if self.sources is None else torch.empty_like(self.sources.values)
         with self._running(batch):
@@ -153,15 +148,16 @@ class StepMaker:
                 result = self._loss(batch[part.rows], step, own, share)
                 result.total.backward()
                 if slopes is not None and result.sources is not None:
+                    assert result.sources.grad is not None
                     slopes[part.sources] = result.sources.grad
-                results.append((result.total.item(), result.terms))
+                results.append((result.total.detach(), result.terms))
         if self.sources is not None and self.recipe.recon == "separate" and count > 1:
             self.sources.climbs += self.recipe.adversary_extra_climbs
         terms: dict[str, float] = {}
         for name in results[0][1]:  # the first has all of them
             some = [found[name] for _, found in results if name in found]
             terms[name] = sum(some) / len(some)
-        return StepSlopes(sum(total for total, _ in results), terms, slopes)
+        return StepLoss(torch.stack([total for total, _ in results]).sum(), terms, slopes)
 
     @contextmanager
     def _running(self, batch: Tensor) -> Iterator[None]:

@@ -29,7 +29,7 @@ from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition.step import StepMaker, StepSlopes
+from pd_finetune.decomposition.step import StepLoss, StepMaker
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError
 from pd_finetune.files import replacing
@@ -119,25 +119,19 @@ class Trainer:
             self.components.sites,
             sum(self.components.sites[name].d_in for name in self.ci_function.inputs),
             target_bytes,
-            self.config.ci_function,
-            self.config.recipe,
+            self.config,
             self.workers.size,
-            self.config.micro_batch,
             max(1, len(blocks)),
         )
 
     def _rows(self) -> tuple[list[int], list[int]]:
         """This process's rows of the global batch: those with persistent sources, and the rest."""
         recipe = self.config.recipe
-        every = list(range(recipe.rows))
         hostile = recipe.rows if recipe.recon == "separate" else recipe.rows // 2
-        if not recipe.adversary:
-            hostile = 0
-        shares = [
-            part[self.workers.share(len(part), "recipe.rows")] if part else []
-            for part in (every[:hostile], every[hostile:])
-        ]
-        return shares[0], shares[1]
+        hostile = hostile if recipe.adversary else 0
+        first, rest = list(range(hostile)), list(range(hostile, recipe.rows))
+        share = self.workers.share
+        return first[share(len(first), "recipe.rows")], rest[share(len(rest), "recipe.rows")]
 
     def _first_sources(self, width: int) -> Float[Tensor, "rows *rest"]:
         recipe = self.config.recipe
@@ -157,14 +151,14 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         return recipe.lr * (recipe.lr_final_fraction + (1 - recipe.lr_final_fraction) * cosine)
 
-    def train_step(self) -> StepSlopes:
+    def train_step(self) -> StepLoss:
         """One optimiser step of V, U and the CI function; the sources climb on its backward."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         noise = self._noise(self.step)
         batch = self.batch_at(self.step)[noise.rows].to(self.target.device)
         result = self.maker.backward(batch, self.step, noise, self.parts)
-        values = torch.tensor([*result.terms.values(), result.loss], dtype=torch.float64)
+        values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
         names = [*result.terms, "loss"]
         means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
         for term, value in means.items():
