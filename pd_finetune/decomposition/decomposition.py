@@ -1,4 +1,4 @@
-"""A finished decomposition of a target: what harvest, selection and methods work with."""
+"""A decomposition of a target: what harvest, selection and edits work with."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ def draw(curves: pd.DataFrame, name: str, language: str) -> style.Drawing:
         axes.axhline(0, color=style.MUTED, linewidth=0.8, zorder=1)
         ends, looks = {}, {}
         for number, (code, rows) in enumerate(curves.groupby("language", sort=False)):
-            look = style.Look(_COLOURS[number % len(_COLOURS)], "o")
-            axes.plot(rows["scale"], rows["change_nats"], color=look.colour, marker="o", ms=3)
             label = style.language_name(str(code))
+            look = style.Look(label, _COLOURS[number % len(_COLOURS)], "o")
+            axes.plot(rows["scale"], rows["change_nats"], color=look.colour, marker="o", ms=3)
             ends[label] = (rows["scale"].iloc[-1], rows["change_nats"].iloc[-1])
             looks[label] = look
         label_ends(axes, ends, looks)

@@ -228,7 +228,7 @@ def page(config: ScreenConfig, target: Target, table: pd.DataFrame, said: Speech
     language = language_name(config.languages.target)
     there = table.dropna(subset="scale").copy()
     shown = there[["kind", "key"]].assign(m=there["scale"].map("{:+.1f}".format))
-    damages = [str(name) for name in table if str(name).startswith("damage_")]
+    damages = [f"damage_{name}_nats" for name in _order(config)[1:]]
     for column in ["effect_nats", "worst_nats", *damages]:
         heading = column.removesuffix("_nats").removeprefix("damage_")
         shown[heading] = there[column].map("{:+.3f}".format)

@@ -50,30 +50,24 @@ def against_truth(
 
 def print_truth(record: dict[str, Any]) -> None:
     """The comparison as a terminal table, one row per site."""
-    from rich.console import Console
-    from rich.table import Table
+    import pandas as pd
 
-    table = Table(title=f"{record['toy']['name']}: recovered against true")
-    headers = ("site", "cosine", "at start", "norm ratio", "important", "alive", "exact")
-    for header in headers:
-        table.add_column(header, justify="left" if header == "site" else "right", no_wrap=True)
+    from pd_finetune.tables import print_table
+
+    rows = []
     for name, row in record["truth"].items():
-        start = record["truth_at_start"][name]
         wanted = row["important_per_feature_true"]
-        table.add_row(
-            name,
-            _number(row.get("mean_max_cosine")),
-            _number(start.get("mean_max_cosine")),
-            _number(row.get("mean_norm_ratio")),
-            f"{row['important_per_feature']:.2f} of {'?' if wanted is None else f'{wanted:g}'}",
-            f"{row['alive']} of {row['alive_true']}",
-            _number(row.get("exact_features")),
-        )
-    console = Console()
-    console.print(table)
+        important = f"{row['important_per_feature']:.2f}"
+        cells = {
+            "site": name,
+            "cosine": row.get("mean_max_cosine"),
+            "at start": record["truth_at_start"][name].get("mean_max_cosine"),
+            "norm ratio": row.get("mean_norm_ratio"),
+            "important": f"{important} of {'?' if wanted is None else f'{wanted:g}'}",
+            "alive": f"{row['alive']} of {row['alive_true']}",
+            "exact": row.get("exact_features"),
+        }
+        rows.append({k: f"{v:.3f}" if isinstance(v, float) else v for k, v in cells.items()})
+    print_table(pd.DataFrame(rows), f"{record['toy']['name']}: recovered against true")
     mse = "  ".join(f"{name} {value:.2e}" for name, value in record["evidence"]["mse"].items())
-    console.print(f"mean squared error under masks: {mse}", soft_wrap=True)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    print(f"mean squared error under masks: {mse}")

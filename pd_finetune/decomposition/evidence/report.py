@@ -91,9 +91,10 @@ def by_site(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def _markdown(table: pd.DataFrame, text_columns: tuple[str, ...]) -> str:
-    rules = ["---" if name in text_columns else "---:" for name in table.columns]
-    lines = [list(map(str, table.columns)), rules, *table.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    from pd_finetune.tables import markdown
+
+    right = [name for name in table.columns if name not in text_columns]
+    return markdown(table, written=table.columns, right=right)
 
 
 def text_line(record: dict[str, Any]) -> str:
@@ -135,19 +136,10 @@ def page(record: dict[str, Any]) -> str:
 
 def print_record(record: dict[str, Any]) -> None:
     """The totals as terminal tables, then a few columns of each site."""
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from pd_finetune.tables import print_table
 
-    console = Console()
-    console.print(f"evidence on {text_line(record)}", markup=False)
     left_out = ["good is", "L0 > 0.1", "top CI", "unmasked", "rounded", "stochastic", "random"]
+    title = f"evidence on {text_line(record)}"
     for table in (totals(record), counts(record), by_site(record)):
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        kept = table.drop(columns=left_out, errors="ignore")
-        for place, name in enumerate(kept.columns):
-            shown.add_column(escape(str(name)), justify="right" if place else "left", no_wrap=True)
-        for line in kept.to_numpy().tolist():
-            shown.add_row(*(escape(str(cell)) for cell in line))
-        console.print(shown)
+        print_table(table.drop(columns=left_out, errors="ignore"), title)
+        title = ""
