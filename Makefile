@@ -37,16 +37,16 @@ rollouts: $(STAMP)  ## continuations of fixed prompts, before and after each arm
 	$(RUN) -m pd_finetune.rollouts $(ARGS)
 
 doses: $(STAMP)  ## what one scalar could do at best, in each shipped decomposition and in an SVD
-	$(RUN) scripts/doses.py embedded embedded_seed1 embedded_seed2 $(ARGS)
+	$(RUN) -m pd_finetune.studies.doses $(ARGS)
 
 toys: $(STAMP)  ## ground truth: train, decompose and score the toys, three seeds
-	$(RUN) scripts/toys.py $(ARGS)
+	$(RUN) -m pd_finetune.studies.toys $(ARGS)
 
 front: $(STAMP)  ## decompositions over minimality: CI-L0 against KL, training curves (hours)
-	$(RUN) scripts/front.py $(ARGS)
+	$(RUN) -m pd_finetune.studies.front $(ARGS)
 
 equal-quality: $(STAMP)  ## the merged recipe in a fifth of the time of the paper's (hours)
-	$(RUN) scripts/equal_quality.py $(ARGS)
+	$(RUN) -m pd_finetune.studies.equal_quality $(ARGS)
 
 benchmark: $(STAMP)  ## time a decomposition step against a plain reference
 	$(RUN) -m benchmarks.decompose $(ARGS)

@@ -61,20 +61,8 @@ def counted(step: Callable[[], object], steps: int) -> MatmulShapes:
     return shapes
 
 
-def representative(counts: Counter[Shape], share: float = 0.95) -> list[Shape]:
-    """The shapes that hold most operations, down to `share` of all."""
-    ranked = sorted(counts, key=lambda shape: -counts[shape] * flops_of(shape))
-    total, kept, done = sum(n * flops_of(s) for s, n in counts.items()), [], 0
-    for shape in ranked:
-        if done >= share * total:
-            break
-        kept.append(shape)
-        done += counts[shape] * flops_of(shape)
-    return kept
-
-
 def matmul_seconds(
-    shape: Shape, dtype: torch.dtype, device: torch.device, seconds: float = 0.05
+    shape: Shape, dtype: torch.dtype, device: torch.device, seconds: float = 0.02
 ) -> float:
     """Best time of one product of contiguous factors: several tries within `seconds`."""
     rows, inner, columns = shape
@@ -92,7 +80,6 @@ def matmul_seconds(
 
 
 def matmul_rate(counts: Counter[Shape], dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP per second over the representative shapes, each as often as the step runs it."""
-    shapes = representative(counts)
-    flops = sum(counts[shape] * flops_of(shape) for shape in shapes)
-    return flops / sum(counts[s] * matmul_seconds(s, dtype, device) for s in shapes)
+    """FLOP per second over all shapes, each as often as the step runs it."""
+    flops = sum(count * flops_of(shape) for shape, count in counts.items())
+    return flops / sum(n * matmul_seconds(s, dtype, device) for s, n in counts.items())

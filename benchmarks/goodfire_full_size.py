@@ -23,15 +23,9 @@ from typing import Any
 
 KEY = "h.3.attn.v_proj:513"
 WIDTH, LAYERS, VOCAB, CONTEXT = 768, 4, 50_277, 512
-# subcomponents of each kind of matrix by layer: 38,912 in all
-C = {
-    "attn.q_proj": (512, 512, 512, 512),
-    "attn.k_proj": (512, 512, 512, 512),
-    "attn.v_proj": (1024, 1024, 1024, 1024),
-    "attn.o_proj": (1024, 1024, 1024, 1024),
-    "mlp.c_fc": (3072, 3072, 3072, 3072),
-    "mlp.down_proj": (3584, 3584, 3584, 3584),
-}
+# subcomponents of each kind of matrix: 38,912 in four layers
+C = {"attn.q_proj": 512, "attn.k_proj": 512, "attn.v_proj": 1024, "attn.o_proj": 1024}
+C |= {"mlp.c_fc": 3072, "mlp.down_proj": 3584}
 STAGES = ("convert", "load", "importances", "harvest_site", "harvest", "mask", "lora")
 
 
@@ -50,7 +44,7 @@ def checkpoint() -> Any:
         ci_blocks=8,
         ci_heads=16,
         ci_inner=8192,
-        C={f"h.{i}.{kind}": counts[i] for i in range(LAYERS) for kind, counts in C.items()},
+        C={f"h.{i}.{kind}": count for i in range(LAYERS) for kind, count in C.items()},
     )
 
 
@@ -74,9 +68,6 @@ def write(folder: Path) -> None:
     (folder / "complete").touch()
 
 
-# ------------------------------------------------------------------ stages
-
-
 def words(folder: Path, args: argparse.Namespace) -> list[str]:
     """What a user would type, for these files."""
     return [
@@ -93,18 +84,11 @@ def words(folder: Path, args: argparse.Namespace) -> list[str]:
     ]
 
 
-def composed(stage: str, overrides: list[str]) -> Any:
-    """The checked config of a stage."""
-    from pd_finetune.cli import stage_config
-
-    return stage_config(stage, overrides)
-
-
 def loaded(folder: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     """Target and decomposition."""
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.runtime import device_of
-    from pd_finetune.targets.load import load_target
 
     target = load_target(str(folder / "target"), device_of(args.device), args.dtype)
     return target, load_decomposition(str(folder / "decomposition"), target)
@@ -130,7 +114,9 @@ def importances(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 def harvest(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """4,096 tokens by the command's own code."""
+    from pd_finetune.cli.compose import stage_config
     from pd_finetune.harvest import run
+    from pd_finetune.selection.config import HarvestConfig
 
     overrides = [
         f"out={folder / 'harvest'}",
@@ -139,12 +125,14 @@ def harvest(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, flo
         # of random weights, thousands of subcomponents seem exclusive to a language
         "effects=false",
     ]
-    run(composed("harvest", [*words(folder, args), *overrides, *more]))
+    run(stage_config("harvest", HarvestConfig, [*words(folder, args), *overrides, *more]))
     return {}
 
 
 def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """Ten steps on 64 tokens, and an evaluation of 2 x 8 windows."""
+    from pd_finetune.cli.compose import stage_config
+    from pd_finetune.finetuning.config import RunConfig
     from pd_finetune.run import run
 
     overrides = [
@@ -156,7 +144,7 @@ def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, fl
         "progress=false",
         f"paths.runs={folder / 'runs'}",
     ]
-    record = run(composed("config", [*words(folder, args), *overrides, *more]))
+    record = run(stage_config("config", RunConfig, [*words(folder, args), *overrides, *more]))
     seconds = record.seconds
     return {
         "load_seconds": seconds.load,
@@ -186,9 +174,6 @@ def measure(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
     seconds = time.perf_counter() - started
     found = {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
     return found | (details if isinstance(details, dict) else {})
-
-
-# ------------------------------------------------------------------ the whole
 
 
 def in_own_process(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -230,7 +215,7 @@ def main() -> None:
         return
     if unknown := set(args.stages.split(",")) - set(STAGES):
         parser.error(f"--stages {', '.join(unknown)}: possible are {', '.join(STAGES)}")
-    from benchmarks.measure import processor
+    from benchmarks.decompose import processor
     from pd_finetune.records.environment import git_commit, versions
 
     folder.mkdir(parents=True, exist_ok=True)

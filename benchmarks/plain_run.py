@@ -139,9 +139,10 @@ def divergence(model: Any, unedited: Unedited, ids: Tensor) -> float:
 
 def run(overrides: list[str], threads: int) -> dict[str, Any]:
     """The result of one run."""
-    from pd_finetune.cli import stage_config
+    from pd_finetune.cli.compose import stage_config
+    from pd_finetune.finetuning.config import RunConfig
 
-    config = stage_config("config", overrides)
+    config = stage_config("config", RunConfig, overrides)
     config.threads = threads or torch.get_num_threads()
     from pd_finetune.evaluation.held_out import held_out
     from pd_finetune.finetuning.experiment import Prepared

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:  # the program that starts the workers stays without torch
-    from collections.abc import Callable
+    from torch import Tensor
 
-    from benchmarks.reference_step import ReferenceStep
     from pd_finetune.decomposition.config import DecomposeConfig
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.pretraining.config import ArchitectureConfig
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,16 @@ VARIANTS = {
     "reference": Variant("paper", reference=True, keep_memory=False),
     "reference_allocator": Variant("paper", reference=True),
     "paper": Variant("paper"),
+    "paper_compiled": Variant("paper", compiled=True),
     "merged": Variant("merged"),
     "merged_compiled": Variant("merged", compiled=True),
 }
 
 # words for `decompose`'s command line; whatever is not here is as configs/decompose.yaml has it.
-# goodfire_block: one of four layers of the published 67M target with its published C, and a
-# quarter of what its layers share: two of eight blocks of the causal-importance transformer, and
-# a vocabulary of 12,544 for 50,277. Weights are random. 8 rows of 64 tokens, so that a step is
-# a matter of seconds and all variants fit in memory beside each other.
+# goodfire: the published 67M target's shapes and settings, for 2 x 16 tokens. goodfire_block: one
+# of its four layers with its C, and a quarter of what the layers share: two of eight blocks of the
+# causal-importance transformer, and a vocabulary of 12,544 for 50,277. Weights are random. 8 rows
+# of 64 tokens, so that a step is a matter of seconds and all variants fit in memory together.
 SIZES: dict[str, list[str]] = {
     "embedded": [],
     "goodfire_block": [
@@ -47,29 +46,20 @@ SIZES: dict[str, list[str]] = {
         "ci_function={width: 2048, blocks: 2, heads: 16, mlp_width: 8192}",
         "recipe.rows=8",
     ],
+    "goodfire": ["experiment=vpd_paper", "recipe.rows=2", "recipe.window=16"],
 }
-
-
-def goodfire_block() -> ArchitectureConfig:
-    from pd_finetune.pretraining.config import ArchitectureConfig
-
-    return ArchitectureConfig(
-        vocab_size=12_544, width=768, layers=1, heads=6, mlp_width=3072, context=512
-    )
+# vocabulary and layers of random targets of the published width
+SHAPES = {"goodfire_block": (12_544, 1), "goodfire": (50_277, 4)}
 
 
 def config_of(size: str, variant: Variant, precision: str, rows: int) -> DecomposeConfig:
     """The package's own configuration of this size, recipe and precision (rows 0: as it says)."""
+    from pd_finetune.cli.compose import stage_config
+    from pd_finetune.decomposition.config import DecomposeConfig
+
     words = [f"recipe={variant.recipe}", f"precision={precision}", *SIZES[size]]
     words += [f"compile={str(variant.compiled).lower()}"] + [f"recipe.rows={rows}"] * (rows > 0)
-    return composed(words)
-
-
-def composed(words: list[str]) -> DecomposeConfig:
-    """The checked configuration that `decompose` makes of these words."""
-    from pd_finetune.cli import stage_config
-
-    return cast("DecomposeConfig", stage_config("decompose", words))
+    return cast("DecomposeConfig", stage_config("decompose", DecomposeConfig, words))
 
 
 def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
@@ -77,67 +67,28 @@ def trainer_of(size: str, config: DecomposeConfig, device: str) -> Trainer:
     import torch
 
     from pd_finetune.decomposition.trainer import Trainer
-    from pd_finetune.targets.embedded import build
-    from pd_finetune.targets.load import Target, fuse_activations, load_target
+    from pd_finetune.loading.target import load_target
+    from pd_finetune.pretraining.config import ArchitectureConfig
+    from pd_finetune.pretraining.initialise import build
+    from pd_finetune.targets.load import Target, fuse_activations
 
     if size == "embedded":
         target = load_target("embedded", device)
     else:
-        model = build(goodfire_block(), config.seed)
+        vocab, layers = SHAPES[size]
+        shape = {"width": 768, "layers": layers, "heads": 6, "mlp_width": 3072, "context": 512}
+        model = build(ArchitectureConfig(vocab_size=vocab, **shape), config.seed)
         fuse_activations(model)
         model.requires_grad_(False).eval().to(torch.device(device))
         # tokens are drawn at random, so the tokenizer is never asked
         target = Target(model, None, size)  # type: ignore[arg-type]
-    vocab, recipe = target.model.config.vocab_size, config.recipe
+    recipe, words = config.recipe, target.model.config.vocab_size
 
-    def batch_at(step: int) -> torch.Tensor:
+    def batch_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        return torch.randint(vocab, (recipe.rows, recipe.window), generator=generator)
+        return torch.randint(words, (recipe.rows, recipe.window), generator=generator)
 
     trainer = Trainer(target, config, batch_at, Path())
     # at the very start p is 2, and g^2 is cheaper than g^p
     trainer.step = recipe.steps // 2
     return trainer
-
-
-def reference_of(trainer: Trainer) -> ReferenceStep:
-    """The reference with copies of the weights and sources of a trainer (recipe `paper`)."""
-    import torch
-
-    from benchmarks.reference_ci import ReferenceCI
-    from benchmarks.reference_masking import Sources
-    from benchmarks.reference_step import ReferenceStep
-    from pd_finetune.decomposition.sites import module_at
-
-    model, components, ci = trainer.target.model, trainer.components, trainer.ci_function
-    device, size, sites = trainer.target.device, trainer.config.ci_function, components.sites
-    sources = trainer.maker.sources
-    assert sources is not None and sources.values.ndim == 3, (
-        "recipe=paper has a source per position"
-    )
-    own = ReferenceCI(
-        sum(sites[name].d_in for name in ci.inputs),
-        sum(ci.C),
-        size.width,
-        size.blocks,
-        size.heads,
-        size.mlp_width,
-    ).to(device)
-    own.load_state_dict(ci.state_dict())
-    values = sources.values.split([*ci.C, len(ci.order)], -1)
-    by_site = {
-        name: torch.cat((values[i], values[-1][..., i : i + 1]), -1)
-        for i, name in enumerate(ci.order)
-    }
-    zeros: Callable[[torch.Tensor], torch.Tensor] = torch.zeros_like
-    return ReferenceStep(
-        model=model,
-        modules={name: cast("torch.nn.Linear", module_at(model, sites[name])) for name in ci.order},
-        inputs=ci.inputs,
-        V={n: components.V(n).detach().clone().requires_grad_(True) for n in ci.order},
-        U={n: components.U(n).detach().clone().requires_grad_(True) for n in ci.order},
-        ci_function=own,
-        sources={n: Sources(v, zeros(v), zeros(v)) for n, v in by_site.items()},
-        recipe=trainer.config.recipe,
-        precision=trainer.config.precision,
-    )

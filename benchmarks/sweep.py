@@ -4,16 +4,13 @@
 
 `plain` is `benchmarks.plain_run`: the same work as one would write it in an afternoon. It writes no
 metrics and knows no W&B, so the sweep is run with `logger=none`: serially (of the first seed
-alone), on `--jobs` processes by the joblib launcher, and so with `compile=true`, whose compiling is
-counted. A sweep takes values of the unedited embedded model from the package; plain evaluates it in
-every run, as it has nowhere to keep them.
+alone), then on `--jobs` processes by the joblib launcher. A sweep takes values of the unedited
+embedded model from the package; plain evaluates it in every run, as it has nowhere to keep them.
 Plain runs go one after the other with torch's own threads, which two idle cores make faster than
-one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. They are
-done in parts, before, between and after the sweeps, since a machine's speed is not the same all the
-time, and a sweep is held against all of them. The numbers of both are compared: damage of every
-text and the gap to chance. Processor time is measured beside the wall clock, as it suffers less
-from whatever else the machine does. Last, what the matrix products of a run take alone, on one
-core: that much over the number of processes is the least that a run of ours could take.
+one thread; as they take equally long, `--plain` of them, spread over the grid, are enough. Half of
+them are done before the sweeps and half after, since a machine's speed is not the same all the
+time. The numbers of both are compared: damage of every text and the gap to chance. Processor time
+is measured beside the wall clock, as it suffers less from whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -53,11 +50,7 @@ def called(module: str, words: list[str], folder: Path, quiet: bool = False) -> 
     done = subprocess.run(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PD_FINETUNE_CACHE": str(folder / "cache"),
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        },
+        env={**os.environ, "PD_FINETUNE_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
         text=True,
@@ -74,13 +67,13 @@ def _processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def swept(grid: list[Run], folder: Path, jobs: int, others: list[str]) -> Seconds:
-    """What the whole grid takes by our sweep, with `others` among its words."""
+def swept(grid: list[Run], folder: Path, jobs: int) -> Seconds:
+    """What the whole grid takes by our sweep."""
     folder.mkdir()
     axes = zip(*grid, strict=True)
     arms, budgets, seeds = (",".join(map(str, dict.fromkeys(axis))) for axis in axes)
     words = ["-m", f"arm={arms}", f"budget={budgets}", f"seed={seeds}", "logger=none"]
-    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}", *others]
+    words += [f"paths.runs={folder / 'runs'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     if jobs > 1:
         words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
     return called("pd_finetune.run", words, folder)
@@ -88,14 +81,8 @@ def swept(grid: list[Run], folder: Path, jobs: int, others: list[str]) -> Second
 
 def records(folder: Path) -> dict[Run, dict[str, Any]]:
     """Results of a sweep by arm, budget and seed."""
-    found = {}
-    for path in (folder / "runs").glob("*/result.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        arm = record["method"]
-        if arm == "mask":
-            arm = "one_scalar" if record["trainable_parameters"] == 1 else "top16"
-        found[arm, record["budget"], record["seed"]] = record
-    return found
+    read = [json.loads(path.read_text("utf-8")) for path in (folder / "runs").glob("*/result.json")]
+    return {(record["arm"], record["budget"], record["seed"]): record for record in read}
 
 
 def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
@@ -105,59 +92,10 @@ def difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
     return max(abs(a - b) for a, b in pairs)
 
 
-def differences(
-    ours: dict[Run, dict[str, Any]], plain: dict[Run, dict[str, Any]]
-) -> dict[str, float]:
-    """`difference` of every run that both have done."""
-    both = [run for run in plain if run in ours]
-    return {" ".join(map(str, run)): difference(ours[run], plain[run]) for run in both}
-
-
-def floor_seconds(words: list[str]) -> float:
-    """Seconds on one core of the matrix products of one run, at the rate they reach alone.
-
-    Of training and evaluation, as the sweep does them; loading and all else is left out.
-    """
-    import torch
-
-    from benchmarks.floor import counted, matmul_rate
-    from pd_finetune.cli import stage_config
-    from pd_finetune.finetuning.experiment import Prepared
-    from pd_finetune.finetuning.setting import load_setting
-
-    torch.set_num_threads(1)
-    config = stage_config("config", [*words, "progress=false"])
-    run = Prepared.of(config, load_setting(config))
-    shapes = counted(lambda: (run.finetune(), run.evaluate()), 1)
-    return shapes.flops / matmul_rate(shapes.counts, torch.float32, torch.device("cpu"))
-
-
 def spread(grid: list[Any], count: int) -> list[Any]:
     """`count` elements, evenly from first to last, every arm in turn."""
     count = min(count, len(grid))
     return [grid[index * len(grid) // count] for index in range(count)]
-
-
-def in_turns(elements: list[Any], turns: int) -> list[list[Any]]:
-    """The elements in `turns` parts of nearly the same length, each spread over all of them."""
-    return [elements[turn::turns] for turn in range(turns)]
-
-
-class Plain:
-    """Plain runs as they are done, and what each found."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.taken: list[Seconds] = []
-        self.found: dict[Run, dict[str, Any]] = {}
-
-    def run(self, runs: list[Run]) -> None:
-        for arm, budget, seed in runs:
-            out = self.folder / "plain.json"
-            words = [f"--out={out}", f"arm={arm}", f"budget={budget}", f"seed={seed}"]
-            self.taken.append(called("benchmarks.plain_run", words, self.folder, quiet=True))
-            self.found[arm, budget, seed] = json.loads(out.read_text())
-            print(f"plain {arm}, budget {budget}: {self.taken[-1].wall:.1f} s", flush=True)
 
 
 def main() -> None:
@@ -176,49 +114,43 @@ def main() -> None:
         parser.error(f"--out={args.out} is a folder: give a file, {args.out / 'name.json'}")
     make_folder(args.out.parent)
     load = os.getloadavg()[0]
-    ways: dict[str, tuple[list[Run], int, list[str]]] = {
-        "serial": ([run for run in grid if run[2] == 0], 1, []),
-        "jobs": (grid, args.jobs, []),
-        "compiled": (grid, args.jobs, ["compile=true"]),
-    }
-    turns = in_turns(spread(grid, args.plain), len(ways) + 1)
-    seconds: dict[str, float] = {}
-    processor: dict[str, float] = {}
-    found = {}
+    ways = {"serial": ([run for run in grid if run[2] == 0], 1), "jobs": (grid, args.jobs)}
+    chosen = spread(grid, args.plain)
+    taken: dict[str, list[Seconds]] = {"plain": []}
+    found: dict[str, dict[Run, dict[str, Any]]] = {"plain": {}}
     with tempfile.TemporaryDirectory() as name:
-        plain = Plain(Path(name))
-        plain.run(turns[0])
-        for (way, (runs, jobs, others)), turn in zip(ways.items(), turns[1:], strict=True):
-            folder = Path(name) / way
-            taken = swept(runs, folder, jobs, others)
-            seconds[way], processor[way] = (value / len(runs) for value in taken)
-            found[way] = records(folder)
-            print(f"{way}: {seconds[way]:.2f} s a run, {len(runs)} runs", flush=True)
-            plain.run(turn)
-    seconds["plain"] = sum(taken.wall for taken in plain.taken) / len(plain.taken)
-    processor["plain"] = sum(taken.processor for taken in plain.taken) / len(plain.taken)
+        folder = Path(name)
+
+        def plain(runs: list[Run]) -> None:
+            for arm, budget, seed in runs:
+                out = folder / "plain.json"
+                words = [f"--out={out}", f"arm={arm}", f"budget={budget}", f"seed={seed}"]
+                taken["plain"].append(called("benchmarks.plain_run", words, folder, quiet=True))
+                found["plain"][arm, budget, seed] = json.loads(out.read_text())
+                print(f"plain {arm}, budget {budget}: {taken['plain'][-1].wall:.1f} s", flush=True)
+
+        plain(chosen[::2])
+        for way, (runs, jobs) in ways.items():
+            whole = swept(runs, folder / way, jobs)
+            taken[way] = [Seconds(*(value / len(runs) for value in whole))]  # of a run
+            found[way] = records(folder / way)
+            print(f"{way}: {taken[way][0].wall:.2f} s a run, {len(runs)} runs", flush=True)
+        plain(chosen[1::2])
+    seconds = {way: sum(s.wall for s in some) / len(some) for way, some in taken.items()}
+    processor = {way: sum(s.processor for s in some) / len(some) for way, some in taken.items()}
     apart = {
-        way: {
-            " ".join(map(str, run)): difference(found[way][run], plain.found[run]) for run in both
-        }
-        for way in found
-        for both in [[run for run in plain.found if run in found[way]]]
+        f"{way} {' '.join(map(str, run))}": difference(found[way][run], values)
+        for way in ways
+        for run, values in found["plain"].items()
+        if run in found[way]
     }
-    floors = {f"{a} {b}": floor_seconds([f"arm={a}", f"budget={b}"]) for a in arms for b in budgets}
-    floor = sum(floors.values()) / len(floors)
-    most = seconds["plain"] * args.jobs / floor
     record = {
         "seconds_a_run": seconds,
         "processor_seconds_a_run": processor,
-        "runs_a_minute": {way: 60 / value for way, value in seconds.items()},
         "times_plain": {way: seconds["plain"] / seconds[way] for way in ways},
-        "runs": {way: len(runs) for way, (runs, _, _) in ways.items()}
-        | {"plain": len(plain.taken)},
+        "runs": {way: len(runs) for way, (runs, _) in ways.items()} | {"plain": len(chosen)},
         "jobs": args.jobs,
-        "plain_seconds": [taken.wall for taken in plain.taken],
-        "floor_core_seconds_a_run": floor,
-        "floor_core_seconds": floors,
-        "times_plain_at_the_floor": most,
+        "plain_seconds": [s.wall for s in taken["plain"]],
         "difference_nats": apart,
         "load_before": load,
         "cpus": os.cpu_count(),
@@ -227,13 +159,10 @@ def main() -> None:
     }
     write_json(args.out, record)
     print(f"{'':<10}{'s/run':>8}{'runs/min':>10}{'x plain':>9}{'processor s':>13}")
-    for way in ("plain", *ways):
-        ratio = seconds["plain"] / seconds[way]
-        line = f"{way:<10}{seconds[way]:>8.2f}{60 / seconds[way]:>10.1f}{ratio:>9.2f}"
+    for way, value in seconds.items():
+        line = f"{way:<10}{value:>8.2f}{60 / value:>10.1f}{seconds['plain'] / value:>9.2f}"
         print(f"{line}{processor[way]:>13.2f}")
-    print(f"matrix products alone: {floor:.2f} core-seconds a run, so {most:.1f} x plain at most")
-    worst = max(max(values.values(), default=0.0) for values in apart.values())
-    print(f"results differ by {worst:.1e} nats at most")
+    print(f"results differ by {max(apart.values(), default=0.0):.1e} nats at most")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,9 @@ from transformers.utils import logging
 
 from benchmarks import floor
 from benchmarks.agreement import agreement
-from benchmarks.sizes import VARIANTS, config_of, reference_of, trainer_of
+from benchmarks.reference import reference_of
+from benchmarks.sizes import VARIANTS, config_of, trainer_of
+from pd_finetune.records.environment import peak_memory_bytes
 from pd_finetune.runtime import device_of, has_fast_bfloat16, keep_freed_memory
 
 
@@ -53,14 +54,6 @@ def step_of(
     return lambda: reference.train_step(batch_at(next(calls)).to(device), progress, lr), facts
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """CUDA's largest allocation, or on a CPU the largest resident memory of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def timed(step: Callable[[], object], steps: int, device: torch.device) -> float:
     """Seconds of `steps` calls."""
     started = time.perf_counter()
@@ -75,16 +68,13 @@ def work(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> Non
     """Time a variant, `--steps` steps for each line read."""
     if VARIANTS[args.variant].keep_memory:
         keep_freed_memory()
-    imported = peak_memory_bytes(args.device)
     step, facts = step_of(args.variant, args)
-    built = peak_memory_bytes(args.device)
     warm_up = timed(step, facts["faithfulness_every"], args.device)
-    facts |= {"device": str(args.device), "precision": args.dtype}
-    say({**facts, "warm_up_seconds": warm_up})
+    facts |= {"device": str(args.device), "precision": args.dtype, "warm_up_seconds": warm_up}
+    say(facts)
     for _ in sys.stdin:
         say({"seconds": timed(step, args.steps, args.device)})
-    peak = peak_memory_bytes(args.device)
-    say({"imported_bytes": imported, "built_bytes": built, "peak_memory_bytes": peak})
+    say({"peak_memory_bytes": peak_memory_bytes()})
 
 
 def work_on_floor(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:

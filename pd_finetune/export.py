@@ -102,7 +102,7 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
 def _carry(target: Target, out: Path) -> None:
     """Copy tokenizer and licence files; say to transformers how to read a lone tokenizer.json."""
     from pd_finetune.files import write_json
-    from pd_finetune.targets.folder import model_folder
+    from pd_finetune.loading.folders import model_folder
 
     source = model_folder(target.name)
     for pattern in _CARRIED:

@@ -5,15 +5,12 @@ import hashlib
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pd_finetune.errors import UserError
-
-_SETTLED_SECONDS = 2.0  # a file that changed later than this ago may change again unnoticed
 
 
 def writer() -> str:
@@ -83,39 +80,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where derived data is kept: `$PD_FINETUNE_CACHE`, else `~/.cache/pd_finetune`."""
-    given = os.environ.get("PD_FINETUNE_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "pd_finetune"
-
-
-_hashes: dict[str, str] = {}
-
-
-def source_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file that is read often and seldom changes, remembered in the cache folder.
-
-    Known by place, size, inode and times of change; the last of them no program can set back. A
-    file of 3 GB takes seconds to hash, and every run asks.
-    """
-    path = path.resolve()
-    stat = path.stat()
-    place = json.dumps([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-    if place in _hashes:
-        return _hashes[place]
-    known = cache_folder() / "hashes" / hashlib.sha256(place.encode()).hexdigest()
-    digest = known.read_text(encoding="ascii").strip() if known.is_file() else ""
-    if len(digest) != 64:
-        asked = time.time()
-        digest = file_sha256(path)
-        if asked - max(stat.st_mtime, stat.st_ctime) < _SETTLED_SECONDS:
-            return digest
-        make_folder(known.parent)
-        write_text(known, digest + "\n")
-    _hashes[place] = digest
-    return digest
-
-
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: two trainings would write over each other's checkpoints."""
@@ -123,3 +87,10 @@ def alone(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def config_folder() -> Path:
+    """`pd_finetune/configs` in an installed wheel, the top-level `configs` in a source checkout."""
+    package = Path(__file__).resolve().parent
+    carried = package / "configs"
+    return carried if carried.is_dir() else package.parent / "configs"

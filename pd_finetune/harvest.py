@@ -10,12 +10,12 @@ def run(config: HarvestConfig) -> Path:
     """Stream text of every language and write the evidence and labels per subcomponent."""
     from hydra.utils import instantiate
 
-    from pd_finetune.decomposition.folder import decomposition_folder
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.folders import decomposition_folder
+    from pd_finetune.loading.target import load_target
     from pd_finetune.runtime import device_of, prepare
     from pd_finetune.selection.harvest import harvest, save_harvest
     from pd_finetune.selection.summary import print_harvest
-    from pd_finetune.targets.load import load_target
 
     prepare(config.threads)
     target = load_target(config.model.folder, device_of(config.device), config.model.dtype)

@@ -22,8 +22,9 @@ from pd_finetune.cli.checked import checked_config
 from pd_finetune.cli.compose import composed, config_options
 from pd_finetune.cli.experiments import check_experiment
 from pd_finetune.cli.messages import one_line
-from pd_finetune.cli.store import config_folder, expect_launcher_schemas, register
+from pd_finetune.cli.store import expect_launcher_schemas, register
 from pd_finetune.errors import TrainingError, UserError
+from pd_finetune.files import config_folder
 from pd_finetune.sweep.tally import Tally
 from pd_finetune.sweep.work import Stage, SweepSupport
 

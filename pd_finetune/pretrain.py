@@ -17,12 +17,12 @@ def run(config: PretrainConfig) -> Path:
     from pd_finetune.distributed import local_device, workers
     from pd_finetune.errors import UserError
     from pd_finetune.files import make_folder, write_json, write_text
+    from pd_finetune.pretraining.initialise import build
+    from pd_finetune.pretraining.pretraining import Pretraining, held_out_record, validation_windows
+    from pd_finetune.pretraining.tokenizer import train_tokenizer
     from pd_finetune.records.environment import versions
     from pd_finetune.runtime import device_of, prepare
-    from pd_finetune.targets.embedded import build
     from pd_finetune.targets.load import Target
-    from pd_finetune.targets.pretraining import Pretraining, held_out_record, validation_windows
-    from pd_finetune.targets.tokenizer import train_tokenizer
     from pd_finetune.text.mixture import mixed_windows
 
     prepare(config.threads)

@@ -54,12 +54,12 @@ def run(config: EvidenceConfig) -> Path:
 
     from pd_finetune.decomposition.evidence.battery import battery
     from pd_finetune.decomposition.evidence.report import page, print_record
-    from pd_finetune.decomposition.store import load_decomposition
     from pd_finetune.files import make_folder, write_json, write_text
+    from pd_finetune.loading.decomposition import load_decomposition
+    from pd_finetune.loading.target import load_target
     from pd_finetune.plots.evidence.figures import save_figures
     from pd_finetune.records.environment import versions
     from pd_finetune.runtime import device_of, prepare
-    from pd_finetune.targets.load import load_target
 
     started = time.monotonic()
     prepare(config.threads)
@@ -85,13 +85,14 @@ def run(config: EvidenceConfig) -> Path:
             "adversary": asdict(config.adversary),
         },
     }
-    done = _finished(out / RECORD, identity)
+    done = _measured(out / RECORD, identity)
     if done is not None:
         print_record(done)
         print(f"already measured with these settings: {out} (remove {RECORD} to do it again)")
         return out
     ids = torch.from_numpy(np.concatenate(list(texts.values()))).to(target.model.device)
-    found = battery(target, decomposition, ids, config.adversary, config.seed, config.batch)
+    ladder = asdict(config.adversary)
+    found = battery(target, decomposition, ids, **ladder, seed=config.seed, batch=config.batch)
     record = identity | found
     record |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
     save_figures(record, out)
@@ -125,7 +126,7 @@ def held_out_windows(
     return texts
 
 
-def _finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _measured(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The record at `path` if it is of the same measurement."""
     import json
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RolloutsConfig(StageConfig):
     """Continuations of fixed prompts before and after edits: `python -m pd_finetune.rollouts`.
 
-    Of each arm the runs at its best budget (`results/reached.py`), those of lowest seed.
+    Of each arm the runs at its best budget (`results/comparison.py`), those of lowest seed.
     """
 
     runs: str = MISSING
@@ -52,8 +52,10 @@ def run(config: RolloutsConfig) -> Path:
     from pd_finetune.edits.edit import SavedEdit
     from pd_finetune.files import make_folder
     from pd_finetune.finetuning.saved import target_of
-    from pd_finetune.results.rollouts import FILE, print_scores, write_rollouts
+    from pd_finetune.report.tables import score_table
+    from pd_finetune.results.rollouts import FILE, read_rollouts, write_rollouts
     from pd_finetune.runtime import prepare
+    from pd_finetune.tables import print_table
     from pd_finetune.targets.changes import edited
     from pd_finetune.text.identify import LanguageIdentifier
 
@@ -69,7 +71,11 @@ def run(config: RolloutsConfig) -> Path:
         rollouts += _rollouts(config, target, identifier, record, change)
     path = out / FILE
     write_rollouts(path, rollouts)
-    print_scores(rollouts)
+    target_language = record.target_language
+    print_table(
+        score_table(read_rollouts(path), target_language),
+        "share of continuations in their prompt's language, and of repeated 4-grams",
+    )
     print(f"rollouts: {path}")
     return path
 
@@ -77,9 +83,8 @@ def run(config: RolloutsConfig) -> Path:
 def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
     """Of each arm the `count` runs of lowest seed at the arm's best budget, by directory."""
     from pd_finetune.records.record import read_runs
-    from pd_finetune.results.arms import arm_name
-    from pd_finetune.results.reached import comparison_budgets
-    from pd_finetune.results.summary import runs_frame
+    from pd_finetune.results.comparison import comparison_budgets
+    from pd_finetune.results.frame import runs_frame
 
     runs = read_runs(root, on_broken=lambda error: print(f"left out: {error}"))
     if not runs:
@@ -90,8 +95,8 @@ def _chosen(root: Path, count: int) -> dict[Path, RunRecord]:
     budgets = comparison_budgets(runs_frame(list(runs.values()))).set_index("arm")["budget"]
     by_arm: dict[str, dict[int, Path]] = {arm: {} for arm in budgets.index}
     for folder, record in runs.items():
-        if record.budget == budgets[arm_name(record)]:
-            by_arm[arm_name(record)].setdefault(record.seed, folder)
+        if record.budget == budgets[record.arm]:
+            by_arm[record.arm].setdefault(record.seed, folder)
     folders = [own[seed] for own in by_arm.values() for seed in sorted(own)[:count]]
     return {folder: runs[folder] for folder in folders}
 
@@ -106,7 +111,6 @@ def _rollouts(
     """Greedy and sampled continuations of all prompts by the target, edited as in `record`."""
     from pd_finetune.evaluation.repetition import repeated_ngrams
     from pd_finetune.evaluation.sampling import generate
-    from pd_finetune.results.arms import arm_name
     from pd_finetune.results.rollouts import UNEDITED, Rollout, identified
 
     prompts = [(code, text) for code, texts in config.prompts.items() for text in texts]
@@ -128,7 +132,7 @@ def _rollouts(
             for sample, ids in enumerate(continuations):
                 text = str(target.tokenizer.decode(ids, skip_special_tokens=True))
                 yield Rollout(
-                    arm=UNEDITED if record is None else arm_name(record),
+                    arm=UNEDITED if record is None else record.arm,
                     budget=None if record is None else record.budget,
                     seed=None if record is None else record.seed,
                     mode=mode,

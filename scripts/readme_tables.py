@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from pd_finetune.decomposition.folder import RECORD, SHIPPED
-from pd_finetune.plots.tables import markdown as table_text
-from pd_finetune.report.claims import verdict_table
+from pd_finetune.report.tables import verdict_table
 from pd_finetune.results.verdicts import Part
+from pd_finetune.tables import markdown as table_text
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "pd_finetune" / "embedded"
@@ -33,7 +33,6 @@ TOY_NAMES = {
     "tms_40_10": "TMS 40-10",
     "residual_mlp": "residual MLP",
 }
-BUDGETS = (4, 16, 64)
 LANGUAGES = ("de", "en", "fr", "es", "it", "code")
 KL_ROWS = {
     "unmasked": "KL, all masks 1, no Δ",
@@ -59,9 +58,9 @@ MATCH_COLUMNS = {
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+    """A Markdown table of Markdown cells; all columns but the first are right-aligned."""
+    table = pd.DataFrame(rows, columns=header)
+    return table_text(table, written=header, right=header[1:]).strip()
 
 
 def target() -> str:
@@ -119,31 +118,6 @@ def stability() -> str:
     return markdown(["subcomponents", *header], rows)
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, minus as a minus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def result() -> str:
-    """Medians over seeds of the sweep, in nats."""
-    frame = pd.read_csv(RESULTS / "summary.csv")
-    medians = frame.set_index(["arm", "budget", "measure"])["median"]
-    rows = []
-    for arm in frame["arm"].drop_duplicates():
-        for budget in BUDGETS:
-            gap = medians[arm, budget, "to_chance_nats"]
-            damage = [medians[arm, budget, f"damage_{name}_nats"] for name in LANGUAGES[1:]]
-            rows.append(
-                [
-                    arm,
-                    str(budget),
-                    signed(gap).removeprefix("+"),
-                    *(signed(value) for value in damage),
-                ]
-            )
-    return markdown(["arm", "German tokens", "German to chance", *LANGUAGES[1:]], rows)
-
-
 def headline() -> str:
     """Every arm at the budget where it is compared, as `pd_finetune.figures` wrote it."""
     return (RESULTS / "headline.md").read_text().strip()
@@ -153,7 +127,7 @@ def claims() -> str:
     """The verdict on every claim of the write-up, from the parts in `claims.csv`."""
     rows = pd.read_csv(RESULTS / "claims.csv").to_dict("records")
     parts = [Part(**{str(name): value for name, value in row.items()}) for row in rows]
-    return table_text(verdict_table(parts)).strip()
+    return table_text(verdict_table(parts), written=("verdict",)).strip()
 
 
 def toys() -> str:
@@ -178,7 +152,7 @@ def toys() -> str:
 
 
 def front() -> str:
-    """CI-L0 and KL by minimality coefficient, as `scripts/front.py` measured them."""
+    """CI-L0 and KL by minimality coefficient, as `studies.front` measured them."""
     frame = pd.read_csv(DECOMPOSITIONS / "front.csv")
     columns = ["ci_l0", "kl_ci_masked", "kl_stochastic", *(f"kl_fresh_{n}" for n in (20, 40, 80))]
     rows = [
@@ -227,7 +201,6 @@ def first_table(page: Path) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "target": target,
     "decomposition": decomposition,
-    "result": result,
     "headline": headline,
     "claims": claims,
     "toys": toys,

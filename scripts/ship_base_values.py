@@ -11,12 +11,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from pd_finetune.cli import stage_config
+from pd_finetune.cli.compose import stage_config
+from pd_finetune.finetuning.config import RunConfig
 
 
 def main() -> None:
     """Compute cross-entropies and rollouts of the defaults into an empty cache, and collect it."""
-    config = stage_config("config", [])
+    config = stage_config("run", RunConfig, [])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PD_FINETUNE_CACHE"] = folder
         from pd_finetune.evaluation import base

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["merged, 32 rows", "paper, 32 rows by 4, recomputed"])
+@pytest.mark.parametrize("shape", ["merged, 32 rows", "paper, 32 rows by 4"])
 def test_estimate_and_peak(shape: str) -> None:
     assert shape in SHAPES
     done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 import benchmarks.decompose
 import benchmarks.sweep
 from benchmarks.plain_run import run as plain
-from benchmarks.sweep import ARMS, difference, in_turns, spread
+from benchmarks.sweep import ARMS, difference, spread
 from pd_finetune.finetuning.experiment import finetune_run
 from tests import composed
 
@@ -31,12 +31,6 @@ def test_spread_takes_every_arm_in_turn() -> None:
     assert len(set(chosen)) == 10
     assert [arm for arm, _, _ in chosen] == [arm for arm in ARMS for _ in range(2)]
     assert spread(grid, 99) == grid
-
-
-def test_turns_share_all_and_differ_by_one_at_most() -> None:
-    turns = in_turns(list(range(9)), 4)
-    assert sorted(sum(turns, [])) == list(range(9))
-    assert [len(turn) for turn in turns] == [3, 2, 2, 2]
 
 
 @pytest.mark.parametrize("benchmark", [benchmarks.sweep, benchmarks.decompose])

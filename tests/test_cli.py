@@ -161,7 +161,7 @@ def test_multirun_without_failures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "root",
-    ["run", "pretrain", "decompose", "corpus", "harvest", "export", "figures", "rollouts"],
+    ["run", "pretrain", "decompose", "token_counts", "harvest", "export", "figures", "rollouts"],
 )
 def test_help_and_config(tmp_path: Path, root: str) -> None:
     helped = Outcome(tmp_path, root, "--help")

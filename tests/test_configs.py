@@ -14,9 +14,10 @@ from omegaconf import OmegaConf, open_dict
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.cli.compose import config_options
 from pd_finetune.cli.experiments import check_experiment, experiment_stages
-from pd_finetune.cli.store import config_folder, register
+from pd_finetune.cli.store import register
 from pd_finetune.edits.config import LoraConfig
 from pd_finetune.errors import UserError
+from pd_finetune.files import config_folder
 from pd_finetune.selection.config import TopSelection
 from tests.composed import STAGES, schema
 
@@ -134,7 +135,7 @@ def test_a_share_of_0_leaves_a_language_out() -> None:
         (
             "decompose",
             "experiment=write_up",
-            "is of python -m pd_finetune.run; possible here are front, toy_residual_mlp",
+            "is of python -m pd_finetune.run; possible here are front, ica",
         ),
         ("run", "experiment=toy_tms_5_2", "pd_finetune.decompose; possible here are write_up"),
         ("decompose", "experiment=toy_tms_5", "did you mean toy_tms_5_2?"),
@@ -190,7 +191,7 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("decompose", ["micro_batch=-1"], "micro_batch=-1"),
         ("decompose", ["recipe.adversary_warmup_fraction=2"], "adversary_warmup_fraction=2"),
         ("decompose", ["mixture={en: 0, de: 0, fr: 0, es: 0, it: 0, code: 0}"], "mixture is empty"),
-        ("decompose", ["initial=x"], "possible are row_space, free"),
+        ("decompose", ["initial=x"], "possible are row_space, free, pca, ica"),
         ("decompose", ["toy=tms_5_2", "toy.model.hidden=5"], "toy.model.hidden=5"),
         ("decompose", ["toy=residual_mlp", "toy.model.embedding=3"], "toy.model.embedding=3"),
         ("decompose", ["toy=tms_5_2", "toy.probability=0"], "toy.probability=0"),

@@ -77,7 +77,6 @@ import sys
 from pathlib import Path
 import torch
 from pd_finetune.decomposition.trainer import Trainer
-from pd_finetune.distributed import workers
 from tests.decomposition import parts
 from tests.decomposition.test_trainer import RECIPES
 from tests import tiny

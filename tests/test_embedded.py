@@ -5,22 +5,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 
+from pd_finetune.decomposition.evidence.battery import battery, summary
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, SHIPPED
-from pd_finetune.decomposition.quality import evidence
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
 from pd_finetune.evaluation.evaluate import base_values
 from pd_finetune.evaluation.held_out import held_out as evaluated_text
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import EMBEDDED_TARGET
+from pd_finetune.loading.target import load_target
 from pd_finetune.selection.harvest import load_harvest
 from pd_finetune.selection.rank import select_label, select_top
-from pd_finetune.targets.folder import EMBEDDED_TARGET
-from pd_finetune.targets.load import load_target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from pd_finetune.text.sources import EMBEDDED_TEXT, ParquetFolder
 from pd_finetune.text.tokens import token_stream, windows
 from tests import composed
@@ -57,7 +58,7 @@ def held_out(target, split: str, rows: int, length: int) -> dict[str, torch.Tens
 def test_the_target_beats_a_unigram_model_in_every_language(target):
     record = json.loads((EMBEDDED_TARGET / "training_record.json").read_text())
     for name, ids in held_out(target, "validation", 16, 128).items():
-        measured = mean(sequence_cross_entropies(target, ids, 16))
+        measured = fmean(sequence_cross_entropies(target, ids, 16))
         row = record["held_out"][name]
         assert row["validation_ce_nats"] < row["test_unigram_nats"] - 2
         # the shipped text is a part of the corpus that the record was measured on
@@ -67,13 +68,7 @@ def test_the_target_beats_a_unigram_model_in_every_language(target):
 def test_the_decomposition_keeps_what_its_record_claims(target, decomposition):
     claimed = decomposition.record["evidence"]
     ids = torch.cat(list(held_out(target, "validation", 6, decomposition.window).values()))
-    found = evidence(
-        target,
-        decomposition.components,
-        decomposition.ci_function,
-        ids,
-        composed.part("decompose", "quality", adversary_steps=0),
-    )
+    found = summary(battery(target, decomposition, ids, rungs=[0], step=0.1), "kl_nats")
     for name in ("unmasked", "ci_masked", "rounded", "stochastic"):
         assert found["kl_nats"][name] == pytest.approx(claimed["kl_nats"][name], rel=0.4, abs=0.01)
     assert found["ci_l0"] == pytest.approx(claimed["ci_l0"], rel=0.3)

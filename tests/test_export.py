@@ -16,9 +16,9 @@ from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
+from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import Hashes, RunRecord, Values
 from pd_finetune.targets.changes import edited
-from pd_finetune.targets.load import load_target
 from tests import tiny
 
 METHODS = ("mask", "lora_r1", "lora_r4", "localized_lora")
@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor:
     """A run directory as `finetune_run` leaves it; the edited model's logits."""
-    from pd_finetune.decomposition.store import load_decomposition
+    from pd_finetune.loading.decomposition import load_decomposition
 
     target = load_target(str(world / "target"))
     parts = load_decomposition(str(world / "parts"), target)

@@ -8,7 +8,6 @@ import pytest
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import (
-    cache_folder,
     file_sha256,
     make_folder,
     replacing,
@@ -95,11 +94,3 @@ def test_make_folder_where_nothing_can_be_written(tmp_path: Path) -> None:
         pytest.skip("this user (root) may write to read-only folders")
     finally:
         folder.chmod(0o755)
-
-
-def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PD_FINETUNE_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("PD_FINETUNE_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "pd_finetune"

@@ -13,15 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from pd_finetune import decompose, export
 from pd_finetune.decomposition import on_demand
-from pd_finetune.decomposition.folder import RECORD, decomposition_folder
-from pd_finetune.decomposition.store import load_decomposition
+from pd_finetune.decomposition.folder import RECORD
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
 from pd_finetune.finetuning.experiment import finetune_run
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import load_target
 from tests import composed, families
 from tests.decomposition import parts
 

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pd_finetune.finetuning.finished import load_method
 
 from pd_finetune import rollouts
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
-from pd_finetune.evaluation.rollouts import continuations
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import RunRecord
-from pd_finetune.report import rollouts as section
+from pd_finetune.report.tables import score_table
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts
 from pd_finetune.rollouts import RolloutsConfig
-from pd_finetune.targets.load import load_target
 from tests.test_export import finished_run, world  # noqa: F401
 
 PROMPTS = {"de": ["Der schnelle", "Die Bibliothek"], "en": ["The library"]}
@@ -37,8 +35,9 @@ def runs(world: Path, tmp_path: Path) -> Path:  # noqa: F811
         for seed in range(2):
             name = f"mask_{budget}_{seed}"
             fields = {**common, "budget": budget, "seed": seed, "to_chance_nats": gap}
+            fields["arm"] = "two_scalars"
             finished_run(world, root / name, "mask", **fields)
-    finished_run(world, root / "lora", "lora_r1", **common)
+    finished_run(world, root / "lora", "lora_r1", arm="lora_r1", **common)
     return root
 
 
@@ -50,8 +49,8 @@ def made(runs: Path, out: Path, **changes: int) -> pd.DataFrame:
 
 def test_edits_at_their_best_budget_are_continued(runs: Path, tmp_path: Path) -> None:
     found = made(runs, tmp_path / "out")
-    assert set(found["arm"]) == {"unedited", "LoRA r1", "2 subcomponents (keys)"}
-    assert set(found[found["arm"] == "2 subcomponents (keys)"]["budget"]) == {16}
+    assert set(found["arm"]) == {"unedited", "lora_r1", "two_scalars"}
+    assert set(found[found["arm"] == "two_scalars"]["budget"]) == {16}
     assert len(found) == 3 * 3 * (1 + 2)  # arms, prompts, greedy and samples
     folder = runs / "mask_16_0"
     record = RunRecord.read(folder / "result.json")
@@ -61,11 +60,8 @@ def test_edits_at_their_best_budget_are_continued(runs: Path, tmp_path: Path) ->
     texts = greedy.set_index("arm")["continuation"]
     assert texts["unedited"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
     with load_method(folder, record, target, parts).edited():
-        assert (
-            texts["2 subcomponents (keys)"]
-            == continuations(target, {"de": "Der schnelle"}, 12)["de"]
-        )
-    assert texts["unedited"] != texts["2 subcomponents (keys)"]
+        assert texts["two_scalars"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
+    assert texts["unedited"] != texts["two_scalars"]
 
 
 def test_same_seed_same_file(runs: Path, tmp_path: Path) -> None:
@@ -105,8 +101,9 @@ def test_scores_are_means_over_runs(tmp_path: Path) -> None:
     assert table["as_prompt"].to_dict() == {"unedited": 0.75, "a": 0.125}
     assert table.loc["a", "runs"] == 2 and table.loc["a", "continuations"] == 8
     assert table.loc["a", "repetition"] == pytest.approx(0.15)
-    page = section.section(found, "de")
-    assert "| a | 4 | greedy | 2 | 0.12 |" in page
-    assert "\\*t\\* unedited" in page  # as it is, not as emphasis
+    shown = score_table(found, "de").iloc[1]
+    assert shown[["arm", "budget", "mode", "runs", "de → de"]].tolist() == [
+        *("a", "4", "greedy", "2", "0.12"),
+    ]
     first = json.loads(path.read_text().splitlines()[0])
     assert first == asdict(lines("unedited", None, 3)[0])

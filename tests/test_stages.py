@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
 from pd_finetune.plots.evidence import figures
 from pd_finetune.selection.store import load_harvest
-from pd_finetune.targets.load import load_target
 from tests.decomposition import parts
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,8 @@ from pd_finetune.decomposition.ci_function import CIFunction, CIFunctionConfig
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import find_sites
-from pd_finetune.targets.embedded import ArchitectureConfig, build
+from pd_finetune.pretraining.config import ArchitectureConfig
+from pd_finetune.pretraining.initialise import build
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from pd_finetune.text.tokens import END_OF_TEXT

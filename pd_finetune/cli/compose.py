@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from pd_finetune.cli.checked import checked_config
 from pd_finetune.cli.experiments import experiment_stages
-from pd_finetune.cli.store import config_folder, register
+from pd_finetune.cli.store import register
+from pd_finetune.files import config_folder
 
 
 def config_options(*groups: str) -> str:
@@ -26,9 +28,14 @@ def config_options(*groups: str) -> str:
 
 
 def composed(config_name: str, words: list[str], with_hydra: bool = False) -> DictConfig:
-    """What a command line of these words composes, before it is checked."""
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose(config_name, words, return_hydra_config=with_hydra)
+    """What a command line of these words composes, before it is checked; in a stage's run, too."""
+    state = GlobalHydra.instance()
+    around, state.hydra = state.hydra, None  # of the stage that asks for another's config
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra.compose(config_name, words, return_hydra_config=with_hydra)
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 def stage_config(config_name: str, schema: Any, words: list[str]) -> Any:

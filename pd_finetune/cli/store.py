@@ -1,7 +1,6 @@
 """Hands the schemas to Hydra: each YAML names its own as `/schema/<name>` in its defaults."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -9,8 +8,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from pd_finetune.decomposition import config as decomposition
+from pd_finetune.decomposition.bases import config as bases
 from pd_finetune.edits import config as edits
 from pd_finetune.evaluation import config as evaluation
+from pd_finetune.files import config_folder
 from pd_finetune.finetuning import config as finetuning
 from pd_finetune.goodfire import config as goodfire
 from pd_finetune.records import config as records
@@ -24,6 +25,10 @@ GROUPS: dict[str, Any] = {
     "decomposition": decomposition.DecompositionConfig,
     "decomposition_goodfire": goodfire.GoodfireDecompositionConfig,
     "decomposition_train": decomposition.TrainedDecompositionConfig,
+    "decomposition_basis": bases.BasisConfig,
+    "decomposition_random": bases.RandomBasisConfig,
+    "decomposition_language": bases.LanguageBasisConfig,
+    "decomposition_lda": bases.LDABasisConfig,
     "languages": text.LanguagesConfig,
     "selection_top": selection.TopSelection,
     "selection_label": selection.LabelSelection,
@@ -42,13 +47,6 @@ GROUPS: dict[str, Any] = {
     "toy_tms": toys.TMSConfig,
     "toy_residual_mlp": toys.ResidualMLPConfig,
 }
-
-
-def config_folder() -> Path:
-    """`pd_finetune/configs` in an installed wheel, the top-level `configs` in a source checkout."""
-    package = Path(__file__).resolve().parents[1]
-    carried = package / "configs"
-    return carried if carried.is_dir() else package.parent / "configs"
 
 
 def _tuned(name: str, *, _parent_: Any, _root_: Any) -> float:

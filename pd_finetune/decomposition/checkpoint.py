@@ -22,16 +22,8 @@ def identity(config: DecomposeConfig, target_hash: str, start_hash: str | None) 
     """
     values = asdict(config)
     text = "mixture" if config.toy is None else "toy"
-    kept = ["sites", "recipe", "ci_function", text, "seed"]
-    # settings younger than the format count where they differ from what was done before them
-    if config.initial != "row_space":
-        kept.append("initial")
-    if config.recipe.adversary_warmup_fraction == 0:
-        del values["recipe"]["adversary_warmup_fraction"]
-    if config.ci_function.kind == "transformer":
-        del values["ci_function"]["kind"]
-    start = {} if start_hash is None else {"start": start_hash}
-    found = {"target": target_hash, **start, **{name: values[name] for name in kept}}
+    kept = ("sites", "recipe", "ci_function", "initial", "initial_tokens", text, "seed")
+    found = {"target": target_hash, "start": start_hash, **{name: values[name] for name in kept}}
     return json.dumps(found, sort_keys=True)
 
 

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pd_finetune.decomposition.masked_site import SourcedMask, sourced_output
 from pd_finetune.decomposition.sites import Site, module_at, weight_at
 from pd_finetune.targets.readout import LogitReadout, Readout
 
@@ -67,46 +66,44 @@ class Subcomponents(nn.Module):
         bias: Float[Tensor, " d_out"] | None,
         x: Float[Tensor, "*positions d_in"],
         clean: Float[Tensor, "*positions d_out"],
-        how: SiteMask | SourcedMask,
+        how: SiteMask,
     ) -> Float[Tensor, "*positions d_out"]:
         """`((x V) * mask) U + delta * (x Delta^T) + bias`, without ever making Delta.
 
         x Delta^T = (clean - bias) - (x V) U, and `clean` is the site's own output, so that the
         whole is `((x V) * (mask - delta)) U + delta * (clean - bias) + bias`.
         """
-        if isinstance(how, SourcedMask):
-            own = clean if bias is None else clean - bias
-            out = sourced_output(x, self.V(site), self.U(site), own, how)
-            return out if bias is None else out + bias
-        inner = x @ self.V(site)
+        inner, scale = x @ self.V(site), how.mask
         if how.delta is None:
-            out = (inner * how.mask) @ self.U(site)
-            out = out if bias is None else out + bias
+            out = (inner * scale) @ self.U(site)
         else:
             delta = how.delta[..., None]
-            out = (inner * (how.mask - delta)) @ self.U(site)
-            rest = clean if bias is None else clean - bias
-            out = torch.addcmul(out, delta, rest)
-            out = out if bias is None else out + bias
+            own = clean if bias is None else clean - bias
+            out = (inner * (scale - delta)) @ self.U(site) + delta * own
+        out = out if bias is None else out + bias
         return out if how.route is None else torch.where(how.route[..., None], out, clean)
 
     @contextmanager
-    def masked(
-        self, model: nn.Module, masks: Mapping[str, SiteMask | SourcedMask]
-    ) -> Iterator[None]:
-        """Within the context, forwards of `model` run with the named sites replaced."""
+    def masked(self, model: nn.Module, masks: Mapping[str, SiteMask]) -> Iterator[None]:
+        """Within the context, forwards of `model` run with the sites in `masks` replaced.
+
+        The mapping is read while a forward runs: it may be filled and emptied between forwards.
+        """
+        if unknown := masks.keys() - self.sites.keys():
+            raise KeyError(*unknown)
         handles = []
 
-        def hook_for(name: str, how: SiteMask | SourcedMask) -> Any:
+        def hook_for(name: str) -> Any:
             def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-                return self.masked_output(name, module.bias, args[0], output, how)
+                if name not in masks:
+                    return output
+                return self.masked_output(name, module.bias, args[0], output, masks[name])
 
             return hook
 
         try:
-            for name, how in masks.items():
-                module = module_at(model, self.sites[name])
-                handles.append(module.register_forward_hook(hook_for(name, how)))
+            for name, site in self.sites.items():
+                handles.append(module_at(model, site).register_forward_hook(hook_for(name)))
             yield
         finally:
             for handle in handles:
@@ -119,10 +116,13 @@ def _flat(site: str) -> str:
 
 @contextmanager
 def recorded_inputs(
-    model: nn.Module, sites: dict[str, Site], only: set[str] | None = None
+    model: nn.Module,
+    sites: dict[str, Site],
+    only: set[str] | None = None,
+    into: dict[str, Tensor] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect what each site reads ([rows, positions, d_in]) while the context's forward runs."""
-    inputs: dict[str, Tensor] = {}
+    """Collect what each site reads ([rows, positions, d_in]) while the context's forwards run."""
+    inputs: dict[str, Tensor] = {} if into is None else into
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:

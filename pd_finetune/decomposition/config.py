@@ -27,6 +27,9 @@ from pd_finetune.targets.config import ModelConfig
 from pd_finetune.text.config import LanguagesConfig
 from pd_finetune.toys.config import ToyConfig
 
+# V and U start from W alone, within its spaces or `free` of them (toys), or from text: the `pca` or
+# `ica` of what passes, one subcomponent a neuron where C is the wider side
+Initial = Annotated[str, OneOf("row_space", "free", "pca", "ica")]
 SITES = "name patterns, as in '~sites' '+sites={h.*.mlp.c_fc: 256}'"
 
 
@@ -134,8 +137,8 @@ class DecomposeConfig(StageConfig):
     ci_function: CIFunctionConfig = MISSING
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = MISSING
-    # V and U start within W's own spaces, or `free` of them (toys)
-    initial: Annotated[str, OneOf("row_space", "free")] = MISSING
+    initial: Initial = MISSING
+    initial_tokens: Count = MISSING  # of the training's own text, for pca and ica
     # a stored decomposition whose V, U and CI function begin
     start_from: Annotated[str, NotEmpty("name a folder, or leave it out")] | None = MISSING
     checkpoint_steps: Count = MISSING
@@ -177,6 +180,8 @@ class TrainedDecompositionConfig(DecompositionConfig):
     ci_function: CIFunctionConfig = MISSING
     recipe: RecipeConfig = MISSING
     quality: QualityConfig = MISSING
+    initial: Initial = MISSING
+    initial_tokens: Count = MISSING
     harvest_rows: Count = MISSING  # windows of each language
     checkpoint_steps: Count = MISSING
     precision: Precision = MISSING

@@ -43,7 +43,12 @@ class Decomposition:
             UserError: it was left out of what is stored.
         """
         if self.stored_ci_function is None:
-            whole = str(self.record.get("whole_sha256", "unknown"))
+            if "whole_sha256" not in self.record:
+                raise UserError(
+                    "this decomposition has no causal-importance function: it can be edited, by "
+                    "selection=keys, and no more"
+                )
+            whole = str(self.record["whole_sha256"])
             raise UserError(
                 f"decomposition {self.hash[:12]} is stored without its causal-importance function: "
                 "it can be edited and no more; for this, set its folder to that of the whole one, "

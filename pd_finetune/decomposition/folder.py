@@ -1,12 +1,11 @@
-"""Which folder a `decomposition.folder` means, and its hash, without loading it."""
+"""Files of a stored decomposition, and where those are that ship or were trained on demand."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, source_sha256
+from pd_finetune.cache import cache_folder, source_sha256
 
 _EMBEDDED = Path(__file__).parent.parent / "embedded"
 EMBEDDED_DECOMPOSITION = _EMBEDDED / "decomposition"
@@ -15,38 +14,14 @@ SHIPPED = {  # names of `decomposition.folder` for what ships; those of other se
     "embedded_seed1": _EMBEDDED / "decomposition_seed1",
     "embedded_seed2": _EMBEDDED / "decomposition_seed2",
 }
+BUILT = "built"  # `decomposition.folder` of bases without training
 TRAINED = "trained:"  # of names of what is in the cache
 WEIGHTS, RECORD = "decomposition.safetensors", "decomposition.json"
 
 
-def decomposition_folder(folder: str, option: str = "decomposition.folder") -> Path:
-    """The folder meant by `decomposition.folder` (a name in `SHIPPED`: one that ships).
-
-    Goodfire's checkpoints, as a folder, file or W&B run path, are converted first; `trained:<key>`
-    is what `decomposition=train` left in the cache.
-
-    Args:
-        option: the config key that names it, for messages.
-
-    Raises:
-        UserError: a Goodfire decomposition cannot be had, or there is nothing trained yet.
-    """
-    if folder in SHIPPED:
-        return SHIPPED[folder]
-    if folder == "train":
-        raise UserError(
-            "decomposition=train is for python -m pd_finetune.run, which prints what to give here "
-            "as decomposition=folder decomposition.folder=trained:<key>"
-        )
-    if folder.startswith(TRAINED):
-        return cache_folder() / "decompositions" / folder.removeprefix(TRAINED)
-    path = Path(folder).expanduser()
-    # said here too: the converter imports torch
-    if (path / RECORD).is_file():
-        return path
-    from pd_finetune.goodfire.decomposition import converted_decomposition
-
-    return converted_decomposition(folder, option)
+def trained_folder(key: str) -> Path:
+    """Where `decomposition=train` keeps what it names `trained:<key>`."""
+    return cache_folder() / "decompositions" / key
 
 
 def stored_hash(root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A first V and U that reproduce W exactly, before any training."""
+"""A first V and U that reproduce W exactly, before any training: from W alone, or from text."""
 
 from dataclasses import asdict
 
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.config import CIFunctionConfig
+from pd_finetune.decomposition.data_start import DATA_STARTS, SiteInputs, fits_to_data
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site, weight_at
+from pd_finetune.distributed import Workers
 from pd_finetune.errors import UserError
 
 
@@ -52,19 +54,41 @@ def fit_freely(weight: Tensor, C: int, generator: torch.Generator) -> tuple[Tens
     return V.to(weight), U.to(weight)
 
 
-INITIAL = {"row_space": fit_to_weight, "free": fit_freely}
+INITIAL = {"row_space": fit_to_weight, "free": fit_freely}  # and DATA_STARTS, which need text
 
 
 @torch.no_grad()
 def initialise(
-    components: Subcomponents, model: nn.Module, seed: int, initial: str = "row_space"
+    components: Subcomponents,
+    model: nn.Module,
+    seed: int,
+    initial: str = "row_space",
+    inputs: SiteInputs | None = None,
+    workers: Workers | None = None,
 ) -> None:
-    """Fit every site's V and U to the model's weights, in one of the `INITIAL` ways."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, site in components.sites.items():
-        V, U = INITIAL[initial](weight_at(model, site).float(), site.C, generator)
+    """Fit every site's V and U to the model's weights, in one of the `INITIAL` or `DATA_STARTS`.
+
+    Args:
+        inputs: what sites read; `DATA_STARTS` need it.
+        workers: all take the first one's, as starts from data need not agree to the last bit.
+
+    Raises:
+        UserError: a start from data, and a site whose C it does not make.
+    """
+    weights = {name: weight_at(model, site).float() for name, site in components.sites.items()}
+    if initial in DATA_STARTS:
+        assert inputs is not None, f"initial={initial} needs the sites' inputs"
+        fits = fits_to_data(weights, components.sites, inputs, initial, seed)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = {name: site.C for name, site in components.sites.items()}
+        fits = {n: INITIAL[initial](W, sizes[n], generator) for n, W in weights.items()}
+    for name, (V, U) in fits.items():
         components.V(name).copy_(V)
         components.U(name).copy_(U)
+    if workers is not None:
+        for parameter in components.parameters():
+            parameter.copy_(workers.gather(parameter.detach()[None])[0])
 
 
 def check_start(start: Decomposition, sites: dict[str, Site], size: CIFunctionConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pd_finetune.decomposition.config import CIFunctionConfig, RecipeConfig
+from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig
 from pd_finetune.decomposition.sites import Site
 
 _FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
@@ -34,10 +34,8 @@ def memory_bytes(
     sites: Mapping[str, Site],
     read_width: int,
     target_bytes: int,
-    size: CIFunctionConfig,
-    recipe: RecipeConfig,
+    config: DecomposeConfig,
     processes: int = 1,
-    micro_batch: int = 0,
     blocks: int = 1,
 ) -> dict[str, int]:
     """Bytes per process, by part.
@@ -46,14 +44,14 @@ def memory_bytes(
         read_width: summed width of the distinct inputs of the sites.
         target_bytes: of the target's weights, as loaded.
         processes: data-parallel workers that share `recipe.rows`.
-        micro_batch: rows that a process takes at a time; 0: all of its share.
         blocks: of the target, one of which at a time holds activations; 1 without checkpointing.
     """
+    size, recipe = config.ci_function, config.recipe
     C = sum(site.C for site in sites.values())
     VU = sum(site.C * (site.d_in + site.d_out) for site in sites.values())
     trained = VU + ci_function_parameters(sites, read_width, size)
     rows = -(-recipe.rows // processes)
-    tokens = (micro_batch or rows) * recipe.window
+    tokens = (config.micro_batch or rows) * recipe.window
     hostile = 0 if not recipe.adversary else rows if recipe.recon == "separate" else rows // 2
     positions = recipe.window if recipe.adversary_scope == "position" else 1
     site_ends = sum(2 * site.d_in + 3 * site.d_out for site in sites.values())

@@ -34,11 +34,8 @@ def micro_batches(hostile: int, others: int, size: int) -> list[MicroBatch]:
     rows = hostile + others
     count = rows // size if size else 1
     if size and (rows % size or hostile % count or others % count):
-        possible = ", ".join(
-            str(rows // n)
-            for n in range(rows, 0, -1)
-            if not (rows % n or hostile % n or others % n)
-        )
+        counts = [n for n in range(rows, 0, -1) if not (hostile % n or others % n)]
+        possible = ", ".join(str(rows // n) for n in counts)
         raise UserError(
             f"micro_batch={size}: the {rows} rows of a process, {hostile} of them adversarial, "
             f"cannot be split equally into such; possible: {possible}"

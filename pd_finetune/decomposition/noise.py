@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 _SOURCES, _ROUTES = 0, 1
@@ -21,6 +21,11 @@ def row_generator(device: torch.device, *entropy: int) -> torch.Generator:
     """A generator seeded by all of `entropy`, made where its numbers are used."""
     seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)
+
+
+def fractions(noise: UInt8[Tensor, "*any"], dtype: torch.dtype) -> Float[Tensor, "*any"]:
+    """Bytes as multiples of 1/256 in [0, 1), which bfloat16 holds exactly."""
+    return noise.to(dtype) * (1 / 256)
 
 
 @dataclass(frozen=True)
@@ -36,34 +41,24 @@ class RowNoise:
     rows: Sequence[int]
     device: torch.device
 
-    def sources(self, part: slice, positions: int, width: int) -> Float[Tensor, "rows pos width"]:
-        """Uniform in [0, 1), for the rows of `part`."""
-        r = torch.empty(len(self.rows[part]), positions, width, device=self.device)
-        for row, number in zip(r, self.rows[part], strict=True):
+    def sources(self, part: slice, positions: int, width: int) -> UInt8[Tensor, "rows pos width"]:
+        """Uniform bytes, for the rows of `part`; see `fractions`.
+
+        A byte is as fine as products in bfloat16 are, and eight of them come from one draw.
+        """
+        words = -(-positions * width // 8)
+        drawn = torch.empty(len(self.rows[part]), words, dtype=torch.int64, device=self.device)
+        for row, number in zip(drawn, self.rows[part], strict=True):
             generator = row_generator(self.device, self.seed, self.step, number, _SOURCES)
-            row.uniform_(generator=generator)
-        return r
+            row.random_(-(2**63), None, generator=generator)
+        return drawn.view(torch.uint8)[:, : positions * width].view(-1, positions, width)
 
     def routes(self, part: slice, positions: int, sites: int) -> Bool[Tensor, "rows pos sites"]:
-        """Routes of the rows of `part`, see `random_routes`."""
-        return torch.stack(
-            [
-                random_routes(
-                    positions,
-                    sites,
-                    row_generator(self.device, self.seed, self.step, number, _ROUTES),
-                )
-                for number in self.rows[part]
-            ]
-        )
-
-
-def random_routes(
-    positions: int, sites: int, generator: torch.Generator
-) -> Bool[Tensor, "pos sites"]:
-    """Per position a random k of the sites, k uniform in 1..sites (uniform-k-subset routing)."""
-    device = generator.device
-    scores = torch.rand(positions, sites, generator=generator, device=device)
-    rank = scores.argsort(-1).argsort(-1)
-    k = torch.randint(1, sites + 1, (positions, 1), generator=generator, device=device)
-    return rank < k
+        """Per position a random k of the sites, k uniform in 1..sites, for the rows of `part`."""
+        scores, k = [], []
+        for number in self.rows[part]:
+            drawn = row_generator(self.device, self.seed, self.step, number, _ROUTES)
+            scores.append(torch.rand(positions, sites, generator=drawn, device=self.device))
+            size = (positions, 1)
+            k.append(torch.randint(1, sites + 1, size, generator=drawn, device=self.device))
+        return torch.stack(scores).argsort(-1).argsort(-1) < torch.stack(k)

@@ -14,7 +14,7 @@ from pd_finetune.decomposition.config import (
     DecompositionConfig,
     TrainedDecompositionConfig,
 )
-from pd_finetune.decomposition.folder import RECORD, TRAINED, decomposition_folder
+from pd_finetune.decomposition.folder import RECORD, TRAINED, trained_folder
 from pd_finetune.decomposition.sites import find_sites, full_rank_sites
 from pd_finetune.errors import UserError
 from pd_finetune.files import alone
@@ -48,7 +48,7 @@ def trained_decomposition(
     mixture = dict(settings.mixture) or dict.fromkeys(config.languages.all, 1.0)
     key = _key(config, settings, target, sites, mixture)
     named = DecompositionConfig(folder=f"{TRAINED}{key}")
-    folder = decomposition_folder(named.folder)
+    folder = trained_folder(key)
     shared = {n: getattr(config, n) for n in ("model", "languages", "device", "threads")}
     with alone(folder):
         if not (folder / RECORD).is_file():

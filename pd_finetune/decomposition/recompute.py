@@ -3,7 +3,7 @@ backward, when they are needed, and only its input is kept until then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,60 +11,59 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pd_finetune.decomposition.components import SiteMask, Subcomponents
-from pd_finetune.decomposition.masked_site import SourcedMask
 
 
-def blocks_of(model: nn.Module, components: Subcomponents) -> dict[nn.Module, list[str]]:
-    """The outermost members of module lists that hold sites, with the sites that they hold."""
+def blocks_of(model: nn.Module, components: Subcomponents) -> list[nn.Module]:
+    """The outermost members of module lists that hold sites."""
     lists = [path for path, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    found: dict[nn.Module, list[str]] = {}
-    for name, site in components.sites.items():
-        inside = [path for path in lists if site.module.startswith(f"{path}.")]
-        if not inside:
-            continue
-        outermost = min(inside, key=len)
-        index, _, rest = site.module.removeprefix(f"{outermost}.").partition(".")
-        if rest:  # a list of the matrices themselves has no blocks
-            found.setdefault(model.get_submodule(f"{outermost}.{index}"), []).append(name)
-    return found
+    outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists)]
+    modules = [site.module for site in components.sites.values()]
+    return [
+        block
+        for path in outer
+        for name, block in model.get_submodule(path).named_children()
+        if any(module.startswith(f"{path}.{name}.") for module in modules)
+    ]
 
 
 @contextmanager
-def masked_recomputed(
-    components: Subcomponents, model: nn.Module, masks: Mapping[str, SiteMask | SourcedMask]
+def recomputed(
+    components: Subcomponents, model: nn.Module, masks: dict[str, SiteMask]
 ) -> Iterator[None]:
-    """`components.masked`, where backward computes what is within the model's blocks once more.
+    """Within the context, masked forwards keep no activations of the model's blocks.
 
-    Sites outside of blocks keep their activations.
+    Sites outside of blocks keep theirs.
+
+    Args:
+        masks: those of the present forward, as `components.masked` reads them.
     """
-    changed = []
-    outside = dict(masks)
+    blocks = blocks_of(model, components)
+    for block in blocks:
+        # an attribute of the instance hides the class's method until it is deleted
+        vars(block)["forward"] = _recomputing(block.forward, masks)
     try:
-        for block, names in blocks_of(model, components).items():
-            inside = {name: outside.pop(name) for name in names if name in masks}
-            if inside:
-                # an attribute of the instance hides the class's method until it is deleted
-                vars(block)["forward"] = _recomputing(block.forward, components, model, inside)
-                changed.append(block)
-        with components.masked(model, outside):
-            yield
+        yield
     finally:
-        for block in changed:
+        for block in blocks:
             del vars(block)["forward"]
 
 
-def _recomputing(
-    forward: Any,
-    components: Subcomponents,
-    model: nn.Module,
-    masks: Mapping[str, SiteMask | SourcedMask],
-) -> Any:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        # hooks are set in here, as the second run comes when the caller's context is gone
-        with components.masked(model, masks):
-            return forward(*args, **kwargs)
-
+def _recomputing(forward: Any, masks: dict[str, SiteMask]) -> Any:
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if not masks:
+            return forward(*args, **kwargs)
+        mine = dict(masks)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # the second run comes when another forward's masks are there, or none
+            others = dict(masks)
+            masks.update(mine)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                masks.clear()
+                masks.update(others)
+
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return checkpointed

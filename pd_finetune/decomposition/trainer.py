@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
@@ -18,17 +19,17 @@ from pd_finetune.decomposition.checkpoint import identity, read_checkpoint, writ
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import DecomposeConfig
+from pd_finetune.decomposition.data_start import SiteInputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.initialise import begin_with, check_start, initialise
 from pd_finetune.decomposition.losses import FrequencyPenalty
 from pd_finetune.decomposition.memory import memory_bytes
 from pd_finetune.decomposition.micro_batch import micro_batches
-from pd_finetune.decomposition.noise import RowNoise
-from pd_finetune.decomposition.readings import Kernels
+from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.recompute import blocks_of
 from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.sources import PersistentSources
-from pd_finetune.decomposition.step import StepMaker, StepSlopes
+from pd_finetune.decomposition.step import StepLoss, StepMaker
 from pd_finetune.distributed import Workers
 from pd_finetune.errors import TrainingError
 from pd_finetune.files import replacing
@@ -79,7 +80,8 @@ class Trainer:
         hostile, others = self._rows()
         self.parts = micro_batches(len(hostile), len(others), config.micro_batch)
         if start is None:
-            initialise(self.components, model, config.seed, config.initial)
+            inputs = SiteInputs(self.target, self.batch_at, config.initial_tokens)
+            initialise(self.components, model, config.seed, config.initial, inputs, self.workers)
         else:
             begin_with(start, self.components, self.ci_function)
         total = sum(self.ci_function.C)
@@ -100,9 +102,9 @@ class Trainer:
                 total, recipe.frequency_scale, recipe.frequency_half_life_steps
             ).to(device),
             recipe=recipe,
-            kernels=Kernels(config.compile),
             precision=config.precision,
             workers=self.workers,
+            compiled=config.compile,
             recompute=config.activation_checkpointing,
         )
         parameters = [*self.components.parameters(), *self.ci_function.parameters()]
@@ -111,36 +113,31 @@ class Trainer:
     def memory_bytes(self) -> dict[str, int]:
         """What the training will take in each process, by part (an estimate)."""
         recompute = self.config.activation_checkpointing
-        blocks = blocks_of(self.target.model, self.components) if recompute else {}
+        blocks = blocks_of(self.target.model, self.components) if recompute else []
         target_bytes = sum(p.numel() * p.element_size() for p in self.target.model.parameters())
         return memory_bytes(
             self.components.sites,
             sum(self.components.sites[name].d_in for name in self.ci_function.inputs),
             target_bytes,
-            self.config.ci_function,
-            self.config.recipe,
+            self.config,
             self.workers.size,
-            self.config.micro_batch,
             max(1, len(blocks)),
         )
 
     def _rows(self) -> tuple[list[int], list[int]]:
         """This process's rows of the global batch: those with persistent sources, and the rest."""
         recipe = self.config.recipe
-        every = list(range(recipe.rows))
         hostile = recipe.rows if recipe.recon == "separate" else recipe.rows // 2
-        if not recipe.adversary:
-            hostile = 0
-        shares = [
-            part[self.workers.share(len(part), "recipe.rows")] if part else []
-            for part in (every[:hostile], every[hostile:])
-        ]
-        return shares[0], shares[1]
+        hostile = hostile if recipe.adversary else 0
+        first, rest = list(range(hostile)), list(range(hostile, recipe.rows))
+        share = self.workers.share
+        return first[share(len(first), "recipe.rows")], rest[share(len(rest), "recipe.rows")]
 
     def _first_sources(self, width: int) -> Float[Tensor, "rows *rest"]:
         recipe = self.config.recipe
         positions = recipe.window if recipe.adversary_scope == "position" else 1
         start = self._noise(-1).sources(slice(len(self._rows()[0])), positions, width)
+        start = fractions(start, torch.float32)
         return start if recipe.adversary_scope == "position" else start[:, 0]
 
     def _noise(self, step: int) -> RowNoise:
@@ -154,14 +151,14 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         return recipe.lr * (recipe.lr_final_fraction + (1 - recipe.lr_final_fraction) * cosine)
 
-    def train_step(self) -> StepSlopes:
+    def train_step(self) -> StepLoss:
         """One optimiser step of V, U and the CI function; the sources climb on its backward."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr_at(self.step)
         noise = self._noise(self.step)
         batch = self.batch_at(self.step)[noise.rows].to(self.target.device)
         result = self.maker.backward(batch, self.step, noise, self.parts)
-        values = torch.tensor([*result.terms.values(), result.loss], dtype=torch.float64)
+        values = torch.tensor([*result.terms.values(), result.total.item()], dtype=torch.float64)
         names = [*result.terms, "loss"]
         means = dict(zip(names, self.workers.mean(values).tolist(), strict=True))
         for term, value in means.items():
@@ -194,7 +191,8 @@ class Trainer:
         """Train to the end, from the checkpoint where there is one."""
         if self.checkpoint.is_file():
             self.load(self.checkpoint)
-        steps, window = self.config.recipe.steps, []
+        steps = self.config.recipe.steps
+        window: dict[str, list[float]] = defaultdict(list)
         tokens = self.config.recipe.rows * self.config.recipe.window
         started, before, first = time.monotonic(), self.seconds, self.step
         bar = tqdm(
@@ -205,14 +203,11 @@ class Trainer:
             disable=not (progress and self.workers.is_main),
         )
         while self.step < steps:
-            window.append(self.train_step().terms)
+            for term, value in self.train_step().terms.items():
+                window[term].append(value)
             bar.update()
             if self.step % self.config.log_steps == 0 or self.step == steps:
-                names = {name for terms in window for name in terms}
-                means = {
-                    n: sum(t[n] for t in window if n in t) / sum(n in t for t in window)
-                    for n in sorted(names)
-                }
+                means = {term: sum(window[term]) / len(window[term]) for term in sorted(window)}
                 elapsed = time.monotonic() - started
                 speed = (self.step - first) * tokens / elapsed
                 self.history.append({"step": self.step, "tokens_per_second": speed, **means})
@@ -224,7 +219,7 @@ class Trainer:
                     "tokens_s": f"{speed:.0f}",
                 }
                 bar.set_postfix(shown)
-                window = []
+                window.clear()
             if self.step % self.config.checkpoint_steps == 0 or self.step == steps:
                 self.seconds = before + time.monotonic() - started
                 self.save(self.checkpoint)
@@ -239,15 +234,17 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write the whole state atomically, then the metrics so far; the main process does."""
-        maker = self.maker
-        sources = self._all_sources()
+        sources = None
+        if self.maker.sources is not None:  # of all processes
+            own = self.maker.sources.state_dict()
+            sources = {k: self.workers.gather(v) if v.ndim else v for k, v in own.items()}
         if not self.workers.is_main:
             return
         state = {
             "components": self.components.state_dict(),
             "ci_function": self.ci_function.state_dict(),
             "sources": sources,
-            "frequency": maker.frequency.state_dict(),
+            "frequency": self.maker.frequency.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -256,17 +253,6 @@ class Trainer:
         write_checkpoint(path, self._identity(), state)
         with replacing(self.folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-
-    def _all_sources(self) -> dict[str, Tensor] | None:
-        """The sources of the global batch, whichever process climbs them."""
-        if self.maker.sources is None:
-            return None
-        state = self.maker.sources.state_dict()
-        return {k: self.workers.gather(v) if v.ndim else v for k, v in state.items()}
-
-    def _own_sources(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        own = self._rows()[0]
-        return {k: v[own] if v.ndim else v for k, v in state.items()}
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -278,7 +264,9 @@ class Trainer:
         self.components.load_state_dict(state["components"])
         self.ci_function.load_state_dict(state["ci_function"])
         if self.maker.sources is not None:
-            self.maker.sources.load_state_dict(self._own_sources(state["sources"]))
+            own = self._rows()[0]
+            every = state["sources"].items()
+            self.maker.sources.load_state_dict({k: v[own] if v.ndim else v for k, v in every})
         self.maker.frequency.load_state_dict(state["frequency"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]

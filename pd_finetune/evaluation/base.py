@@ -11,11 +11,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from pd_finetune.files import cache_folder, make_folder, write_json
-from pd_finetune.targets.folder import EMBEDDED_TARGET
+from pd_finetune.cache import cached_json
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.targets.load import Target
 
 SHIPPED = EMBEDDED_TARGET.parent / "base_values.json"
@@ -45,29 +44,11 @@ def cached(target_identity: str, facts: dict[str, Any], compute: Callable[[], An
         UserError: the cache folder cannot be written.
     """
     key = json.dumps({"target": target_identity, **facts}, sort_keys=True)
-    name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    path = cache_folder() / "evaluation" / f"{name}.json"
-    stored = _read(path, key)
-    if stored is None:
-        stored = _shipped().get(key)
-    if stored is not None:
-        return stored
-    value = compute()
-    make_folder(path.parent)
-    write_json(path, {"key": key, "value": value})
-    return value
+    shipped = _shipped().get(key)
+    return cached_json("evaluation", key, compute) if shipped is None else shipped
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Any]:
     """Values by key; none where the file is absent."""
     return dict(json.loads(SHIPPED.read_text(encoding="utf-8"))) if SHIPPED.is_file() else {}
-
-
-def _read(path: Path, key: str) -> Any:
-    """The value of a cache file; None where it is absent, damaged or belongs to another key."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["value"] if content["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

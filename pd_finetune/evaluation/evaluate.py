@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from statistics import fmean, stdev
 
 from pd_finetune.evaluation.base import cached, identity
 from pd_finetune.evaluation.config import EvaluationConfig
-from pd_finetune.evaluation.cross_entropy import (
-    mean,
-    paired_standard_error,
-    sequence_cross_entropies,
-)
 from pd_finetune.evaluation.held_out import HeldOut, held_out
-from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.evaluation.scores import edited_scores
+from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.targets.changes import Change, baked, lowest_layer
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.upper import UpperLayers
+from pd_finetune.targets.predictions import Predictions, sequence_cross_entropies
 from pd_finetune.text.tokens import DocumentSource
 
 
@@ -39,11 +33,11 @@ class Evaluation:
 
     @property
     def base_ce_nats(self) -> dict[str, float]:
-        return {name: mean(values) for name, values in self.base_sequences_nats.items()}
+        return {name: fmean(values) for name, values in self.base_sequences_nats.items()}
 
     @property
     def edited_ce_nats(self) -> dict[str, float]:
-        return {name: mean(values) for name, values in self.edited_sequences_nats.items()}
+        return {name: fmean(values) for name, values in self.edited_sequences_nats.items()}
 
     @property
     def damage_nats(self) -> dict[str, float]:
@@ -62,12 +56,18 @@ class Evaluation:
     @property
     def kl_nats(self) -> dict[str, float]:
         """KL(base || edited) per token on each protected language."""
-        return {name: mean(values) for name, values in self.kl_sequences_nats.items()}
+        return {name: fmean(values) for name, values in self.kl_sequences_nats.items()}
 
     @property
     def protected_kl_nats(self) -> float:
         """Mean over protected languages (English alone by default)."""
-        return mean(list(self.kl_nats.values()))
+        return fmean(self.kl_nats.values())
+
+
+def paired_standard_error(before: list[float], after: list[float]) -> float:
+    """Standard error of the mean difference after - before over the same sequences; 0 for one."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    return stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
 
 
 def base_values(
@@ -82,17 +82,8 @@ def base_values(
     who = identity(target)
     values = {}
     for name, text in texts.items():
-        fingerprint, language, split, rows, window = text.facts
-        facts: dict[str, Any] = {
-            "what": "cross_entropy",
-            "text": fingerprint,
-            "language": language,
-            "split": split,
-            "rows": rows,
-            "window": window,
-        }
         compute = partial(sequence_cross_entropies, target, text.ids, settings.batch)
-        values[name] = cached(who, facts, compute)
+        values[name] = cached(who, {"what": "cross_entropy", **text.facts}, compute)
     return values
 
 
@@ -103,13 +94,31 @@ def base_rollouts(target: Target, settings: EvaluationConfig) -> dict[str, str]:
         "prompts": dict(settings.rollouts),
         "tokens": settings.rollout_tokens,
     }
-    return dict(
-        cached(
-            identity(target),
-            facts,
-            lambda: continuations(target, dict(settings.rollouts), settings.rollout_tokens),
-        )
-    )
+    compute = partial(continuations, target, dict(settings.rollouts), settings.rollout_tokens)
+    return dict(cached(identity(target), facts, compute))
+
+
+def edited_values(
+    target: Target,
+    change: Change,
+    texts: dict[str, HeldOut],
+    preserve: list[str],
+    settings: EvaluationConfig,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Cross-entropy of each window of all texts, and KL of each window of the preserved ones."""
+    predictions = Predictions(target, lowest_layer(change), settings.batch)
+    ces: dict[str, list[float]] = {name: [] for name in texts}
+    kls: dict[str, list[float]] = {name: [] for name in preserve}
+    for name, text in texts.items():
+        for part in predictions.portions(text.ids):
+            ids = text.ids[part]
+            prepared = predictions.prepared(ids[:, :-1], clean=name in preserve)
+            with baked(target.model, change):
+                ce, kl = predictions.scores(prepared, ids[:, 1:])
+            ces[name] += ce
+            if name in preserve:
+                kls[name] += kl
+    return ces, kls
 
 
 def evaluate(
@@ -127,10 +136,9 @@ def evaluate(
         preserve: those of them whose divergence is measured.
     """
     texts = held_out(target, source, languages, settings)
-    upper = UpperLayers(target.model, lowest_layer(change))
     base = base_values(target, texts, settings)
     before = base_rollouts(target, settings) if settings.rollouts else {}
-    edited, divergences = edited_scores(target, change, texts, preserve, upper, settings.batch)
+    edited, divergences = edited_values(target, change, texts, preserve, settings)
     with baked(target.model, change):
         after = continuations(target, dict(settings.rollouts), settings.rollout_tokens)
     rollouts = {

@@ -12,14 +12,14 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from pd_finetune.decomposition.folder import decomposition_folder, stored_hash
+from pd_finetune.cache import source_sha256
+from pd_finetune.decomposition.folder import stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.goodfire.labels import Label, labels_sha256, read_labels
+from pd_finetune.loading.folders import decomposition_folder, model_folder, remembered_hash
 from pd_finetune.records.directory import RunDirectory
 from pd_finetune.records.record import Hashes, RunRecord
-from pd_finetune.targets.folder import model_folder, remembered_hash
 from pd_finetune.targets.keys import SubcomponentKey
 
 labels_of = lru_cache(maxsize=1)(read_labels)

@@ -1,4 +1,4 @@
-"""The one training loop: same objective, steps, decay and stop rule for every method."""
+"""The one training loop: same objective, steps and decay for every edit that is trained."""
 
 from __future__ import annotations
 
@@ -43,32 +43,21 @@ def _finite(step: int, name: str, value: float) -> float:
 
 
 def _gradients(
-    objective: Objective, edit: Edit, rows: Int[Tensor, " rows"], step: int
+    target: Target, objective: Objective, edit: Edit, rows: Int[Tensor, " rows"], step: int
 ) -> dict[str, float]:
     """Add the gradient of the whole objective to the parameters; returns its terms."""
-    clean = objective.clean_log_probabilities(rows)
-    ce_sum = hinge_sum = 0.0
-    parts = list(objective.sample_parts())
-    together = objective.fused and len(parts) == 1
-    with edited(objective.target.model, edit):
-        if together:
-            ce, protected = objective.both(rows)
-            hinge = objective.hinge(ce).sum()
-            ce_sum = _finite(step, "target cross-entropy", ce.sum().item())
-            kl_value = _finite(step, "protected KL", protected.mean().item())
-            hinge_sum = hinge.item()
-            loss = hinge / objective.target_tokens + objective.kl_weight * protected.mean()
-            loss.backward()
-        for part in [] if together else parts:
-            ce = objective.target_ce(part)
-            hinge = objective.hinge(ce).sum()
+    windows = objective.windows(rows)
+    positions = windows.entering.shape[:2].numel()
+    ce_sum = hinge_sum = kl_value = 0.0
+    with edited(target.model, edit):
+        for part, protected in objective.forwards(windows):
+            ce, kl = objective.terms(part, protected)
+            hinge, kl_part = objective.hinge(ce).sum(), kl.sum() / positions
             ce_sum += _finite(step, "target cross-entropy", ce.sum().item())
+            kl_value += _finite(step, "protected KL", kl_part.item())
             hinge_sum += hinge.item()
-            (hinge / objective.target_tokens).backward()
-        if not together:
-            kl = objective.protected_kl(rows, clean).mean()
-            kl_value = _finite(step, "protected KL", kl.item())
-            (objective.kl_weight * kl).backward()
+            loss = hinge / objective.target_tokens + objective.kl_weight * kl_part
+            loss.backward()
     gradients = [p.grad for p in edit.parameters() if p.grad is not None]
     _finite(step, "gradient norm", torch.nn.utils.get_total_norm(gradients).item())
     hinge_mean = hinge_sum / objective.target_tokens
@@ -107,7 +96,7 @@ def train(
             group["lr"] = lr * lr_factor(step, settings)
         optimiser.zero_grad(set_to_none=True)
         rows = protected_rows(seed, step, len(pool), settings).to(pool.device)
-        metrics = _gradients(objective, edit, rows, step)
+        metrics = _gradients(target, objective, edit, rows, step)
         metrics["train/lr"] = lr * lr_factor(step, settings)
         metrics |= {f"masks/{key}": value for key, value in edit.scalars().items()}
         if on_step is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import RunRecord
 from pd_finetune.runtime import device_of
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 
 
 def record_of(folder: Path) -> RunRecord:

@@ -8,23 +8,25 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
+from pd_finetune.decomposition.bases.assemble import built
+from pd_finetune.decomposition.bases.config import BasisConfig
 from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.folder import decomposition_folder
 from pd_finetune.decomposition.on_demand import trained_decomposition
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import published_labels
 from pd_finetune.goodfire.harvest_db import HarvestedSubcomponent, read_harvest
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder, model_folder, remember_hash
+from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import Hashes
 from pd_finetune.runtime import device_of, no_collection, prepare, settle_threads
 from pd_finetune.selection.by_text import select_by_text
 from pd_finetune.selection.harvest import Harvest, load_harvest
 from pd_finetune.selection.rank import Selection
-from pd_finetune.targets.folder import model_folder, remember_hash
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from pd_finetune.text.tokens import DocumentSource
 
 _Stamp = tuple[tuple[str | int, ...], ...]
@@ -104,10 +106,13 @@ def load_setting(config: RunConfig) -> Setting:
     target = _target(*model)
     if isinstance(config.decomposition, TrainedDecompositionConfig):
         config.decomposition = trained_decomposition(config, config.decomposition, target)
-    decomposition = _decomposition(config.decomposition.folder, model)
+    source = instantiate(config.languages.source)
+    if isinstance(config.decomposition, BasisConfig):
+        decomposition = built(config.decomposition, target, source, config.languages.all)
+    else:
+        decomposition = _decomposition(config.decomposition.folder, model)
     if not config.threads:
         settle_threads(target.device, target.model.num_parameters())
-    source = instantiate(config.languages.source)
     # a protected window counts its end-of-text token, a target sequence does not
     longest = max(config.token_budget.sequence_tokens + 1, config.objective.protect_tokens)
     if longest > target.context:

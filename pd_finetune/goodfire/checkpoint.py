@@ -1,33 +1,36 @@
-"""Foreign files, read without running anything of theirs: tensors, YAML, the latest checkpoint."""
+"""Foreign checkpoints, read without running anything of theirs: the latest, and its tensors."""
 
 from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import Tensor
 
-from pd_finetune.errors import UserError
+from pd_finetune.errors import UserError, first_line
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")  # at equal steps the first is taken
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(names: list[str]) -> str | None:
     """The checkpoint of the highest step: `model*_<step>.pt`, `.pth` or `.safetensors`."""
     found = []
-    for path in folder.glob("model*"):
-        match = re.search(r"(\d+)$", path.stem)
-        if path.suffix in _SUFFIXES and path.is_file() and match:
-            found.append((int(match[1]), -_SUFFIXES.index(path.suffix), path))
+    for name in names:
+        match = re.fullmatch(r"model\w*_(\d+)(\.\w+)", name)
+        if match and match[2] in _SUFFIXES:
+            found.append((int(match[1]), -_SUFFIXES.index(match[2]), name))
     return max(found)[2] if found else None
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether the path is a file with a checkpoint's suffix."""
-    return path.suffix in _SUFFIXES and path.is_file()
+def checkpoint_at(place: Path) -> Path | None:
+    """The checkpoint that a path is, or the latest one in a folder."""
+    if place.is_file():
+        return place if place.suffix in _SUFFIXES else None
+    names = [path.name for path in place.glob("model*") if path.is_file()]
+    latest = latest_checkpoint(names)
+    return place / latest if latest else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -43,21 +46,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # a file from before torch 1.6 is no zip archive and can't be mapped
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        # a file from before torch 1.6 is no zip archive and can't be mapped
+        archive = _is_whole_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError:
         raise UserError(
             f"'{path}' holds more than tensors, and no code of a checkpoint is run: "
             "save its state dict alone, or convert it to safetensors"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"cannot read checkpoint '{path}': {reason}") from None
+        raise UserError(f"cannot read checkpoint '{path}': {first_line(error)}") from None
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
@@ -65,41 +63,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, plain types only.
+def _is_whole_archive(path: Path) -> bool:
+    """Whether a file is a zip archive; its checksums are compared, which a memory map does not do.
 
     Raises:
-        UserError: it is missing, or holds no mapping.
+        UserError: it is one, and damaged.
     """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return False
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot read '{path}': {reason}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"'{path}' holds no mapping of names to values")
-    return values
-
-
-def require_shapes(
-    tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], where: Path
-) -> None:
-    """Refuse tensors whose names or shapes are not just the expected ones.
-
-    Raises:
-        UserError: one is missing, too many, or of another shape.
-    """
-    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or unknown:
-        parts = [f"{', '.join(missing[:3])} missing"] if missing else []
-        parts += [f"{', '.join(unknown[:3])} unknown"] if unknown else []
-        raise UserError(
-            f"checkpoint '{where}' does not fit its configuration: {'; '.join(parts)} "
-            f"({len(missing)} missing, {len(unknown)} unknown in all)"
-        )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(
-                f"checkpoint '{where}': {name} has shape {list(tensors[name].shape)}, "
-                f"its configuration says {list(shape)}"
-            )
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise UserError(f"'{path}' is cut short or damaged ({error}): fetch it again") from None
+    if broken is not None:
+        raise UserError(f"'{path}' is damaged ({broken} has another checksum): fetch it again")
+    return True

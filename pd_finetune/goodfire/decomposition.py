@@ -3,55 +3,58 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from pd_finetune.cache import source_sha256
+from pd_finetune.decomposition.folder import RECORD, WEIGHTS
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
+from pd_finetune.files import file_sha256, write_json
+from pd_finetune.goodfire.architecture import PUBLISHED, state_shapes
 from pd_finetune.goodfire.cache import converted
-from pd_finetune.goodfire.checkpoint import (
-    is_checkpoint,
-    latest_checkpoint,
-    read_tensors,
-    read_yaml,
-)
-from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
+from pd_finetune.goodfire.checkpoint import checkpoint_at, read_tensors
+from pd_finetune.goodfire.ci_weights import ci_shapes, ci_size, our_ci_weights
 from pd_finetune.goodfire.names import arcee_tensors, current_names
-from pd_finetune.goodfire.runs import run_folder
-from pd_finetune.goodfire.settings import Settings
+from pd_finetune.goodfire.runs import RunPath, run_folder
+from pd_finetune.goodfire.schema import Fields, Shape, require_tensors, sizes
 from pd_finetune.targets.keys import module_of_site
+from pd_finetune.targets.load import architecture, tensors_hash
 
-VERSION = 1
+VERSION = 2
 CONFIG = "final_config.yaml"
-_COMPONENT = re.compile(r"_components\.(.+)\.([VU])")
 
 
-def converted_decomposition(given: str, option: str = "decomposition.folder") -> Path:
-    """The folder of our format meant by `given`: itself where it is one, else a conversion of it.
+def converted_decomposition(given: str, option: str = "decomposition.folder") -> Path | None:
+    """The converted folder meant by `given`; None where it is nothing of Goodfire's.
 
     Args:
-        given: a folder of ours, a folder with `final_config.yaml` and `model_<step>.pth`, such a
-            checkpoint file, or a W&B run path.
+        given: a folder with `final_config.yaml` and `model_<step>.pth`, such a checkpoint file, or
+            a W&B run path.
+        option: the setting that named it, for messages.
 
     Raises:
-        UserError: a W&B run cannot be downloaded, or the checkpoint cannot be read.
+        UserError: a W&B run cannot be downloaded, or a file is missing, damaged or not read here.
     """
-    from pd_finetune.decomposition.folder import RECORD
-
-    path = Path(given).expanduser()
-    if (path / RECORD).is_file():
-        return path
     path = run_folder(given, option, CONFIG)
-    checkpoint = path if is_checkpoint(path) else latest_checkpoint(path)
-    if checkpoint is None or not (checkpoint.parent / CONFIG).is_file():
-        return path
-    return convert_decomposition(checkpoint)
+    checkpoint = checkpoint_at(path)
+    config = (checkpoint.parent if checkpoint else path) / CONFIG
+    if checkpoint and config.is_file():
+        return convert_decomposition(checkpoint, config)
+    if checkpoint is None and not config.is_file():
+        return None
+    missing, beside = (CONFIG, checkpoint.name) if checkpoint else ("model_<step>.pth", CONFIG)
+    raise UserError(
+        f"no decomposition at '{path}': {missing} is missing beside {beside}; copy it from the "
+        f"run, or set {option}"
+    )
 
 
-def convert_decomposition(checkpoint: Path) -> Path:
+def convert_decomposition(checkpoint: Path, config: Path) -> Path:
     """The cached conversion of a checkpoint: V, U and CI function as safetensors, and the record.
 
     The hash of the target that the checkpoint embeds goes into the record, so that loading refuses
@@ -60,41 +63,89 @@ def convert_decomposition(checkpoint: Path) -> Path:
     Raises:
         UserError: the checkpoint is damaged, or of a kind that is not read.
     """
-    config_path = checkpoint.parent / CONFIG
-    sources = {
-        "checkpoint": source_sha256(checkpoint),
-        "config": source_sha256(config_path),
-    }
+    sources = {"checkpoint": source_sha256(checkpoint), "config": source_sha256(config)}
 
     def build(folder: Path) -> None:
-        config = Settings(read_yaml(config_path), config_path)
+        from safetensors.torch import save_file
+
+        settings = Settings(Fields.read(config))
+        raw = read_tensors(checkpoint)
         try:
-            _write(folder, read_tensors(checkpoint), config, checkpoint, sources)
+            out, record = _in_our_format(current_names(raw), settings)
         except UserError as error:
             raise UserError(f"decomposition '{checkpoint}': {error}") from None
+        save_file(out, folder / WEIGHTS)
+        record |= {
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "source": {"checkpoint": checkpoint.name, "target_run": settings.target_run, **sources},
+        }
+        write_json(folder / RECORD, record)
 
     return converted("decompositions", VERSION, sources, build)
 
 
-def sites_of(tensors: dict[str, Tensor]) -> dict[str, Site]:
-    """Sites from the shapes of V [d_in, C] and U [C, d_out], in sorted order.
+class Settings:
+    """What is needed of a run's `final_config.yaml`, flat or with later code's blocks.
 
     Raises:
-        UserError: there are none, or a V and its U do not fit.
+        UserError: a value of a wrong type, or of a kind of decomposition that is not read.
     """
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if match := _COMPONENT.fullmatch(name):
-            pairs.setdefault(match[1].replace("-", "."), {})[match[2]] = tensor
-    if not pairs:
-        raise UserError("no _components.<site>.V in it: is this the decomposition's checkpoint?")
+
+    def __init__(self, config: Fields) -> None:
+        flat = Fields({**config.values, **config.block("pd").values}, config.path)
+        ci = flat.block("ci_config")
+        if not ci.values:
+            raise flat.refusal("ci_config", "is needed: is this a decomposition's run?")
+        ci.only("fn_type", "global_shared_transformer")
+        flat.only("sigmoid_type", "leaky_hard")
+        if flat.values.get("identity_module_info"):
+            raise flat.refusal("identity_module_info", "cannot be read")
+        self.ci = ci.block("simple_transformer_ci_cfg")
+        old, new = config.block("task_config"), config.block("data")
+        places = [(old, "max_seq_len"), (new, "max_seq_len")]
+        places += [(self.ci.block("attn_config"), "max_len")]
+        stated = [(block, name) for block, name in places if block.values.get(name) is not None]
+        block, name = (stated or places)[0]
+        self.window = block.whole(name)
+        self.target_run = config.text("pretrained_model_name")
+        self.target_run = self.target_run or config.block("target").text("model_name")
+
+
+def sites_of(tensors: Mapping[str, Tensor]) -> dict[str, Site]:
+    """Sites from the names and shapes of V [d_in, C] and of the target's matrices, sorted.
+
+    Raises:
+        UserError: there are none, or one is no matrix of the target that the checkpoint embeds.
+    """
     sites = {}
-    for name, pair in sorted(pairs.items()):
-        if set(pair) != {"V", "U"} or pair["V"].shape[1] != pair["U"].shape[0]:
-            raise UserError(f"V and U of {name} do not belong together")
-        (d_in, C), d_out = pair["V"].shape, pair["U"].shape[1]
-        sites[name] = Site(name, module_of_site(name), d_in, d_out, C)
-    return sites
+    for tensor in sorted(tensors):
+        if match := re.fullmatch(r"_components\.(.+)\.V", tensor):
+            name = match[1].replace("-", ".")
+            d_out, d_in = sizes(tensors, f"target_model.{name}.weight")
+            sites[name] = Site(name, module_of_site(name), d_in, d_out, sizes(tensors, tensor)[1])
+    if not sites:
+        raise UserError("no _components.<site>.V in it: is this the decomposition's checkpoint?")
+    return {name: sites[name] for name in sorted(sites)}
+
+
+def expected_shapes(
+    tensors: Mapping[str, Tensor], sites: dict[str, Site], ci: dict[str, Shape]
+) -> dict[str, Shape]:
+    """Shape of each tensor that a checkpoint with these sites and CI function must hold.
+
+    Raises:
+        UserError: a tensor that tells the target's sizes is missing.
+    """
+    layers = {m[1] for name in tensors if (m := re.match(r"target_model\.h\.(\d+)\.", name))}
+    vocab, width = sizes(tensors, "target_model.wte.weight")
+    inner, _ = sizes(tensors, "target_model.h.0.mlp.c_fc.weight")
+    keys, _ = sizes(tensors, "target_model.h.0.attn.k_proj.weight")
+    target = state_shapes(vocab, len(layers), width, inner, keys)
+    expected = {f"target_model.{name}": shape for name, shape in target.items()}
+    for name, site in sites.items():
+        short = f"_components.{name.replace('.', '-')}"
+        expected |= {f"{short}.V": (site.d_in, site.C), f"{short}.U": (site.C, site.d_out)}
+    return expected | ci
 
 
 def shared_reads(sites: dict[str, Site]) -> dict[str, str]:
@@ -106,54 +157,33 @@ def shared_reads(sites: dict[str, Site]) -> dict[str, str]:
     }
 
 
-def _write(
-    folder: Path,
-    raw: dict[str, Tensor],
-    config: Settings,
-    checkpoint: Path,
-    sources: dict[str, str],
-) -> None:
-    from safetensors.torch import save_file
-
-    from pd_finetune.decomposition.folder import RECORD, WEIGHTS
-    from pd_finetune.files import file_sha256, write_json
-    from pd_finetune.targets.load import tensors_hash
-
-    tensors = current_names(raw)
+def _in_our_format(
+    tensors: dict[str, Tensor], settings: Settings
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and record of our format, after a check of everything that they are made from."""
     sites = sites_of(tensors)
+    size = ci_size(tensors, settings.ci)
+    require_tensors(tensors, expected_shapes(tensors, sites, ci_shapes(sites, size)))
+    top = "target_model."
+    target = {k.removeprefix(top): tensor for k, tensor in tensors.items() if k.startswith(top)}
     reads = shared_reads(sites)
-    found = ci_tensors(tensors)
-    size = ci_size(found, config.ci)
-    embedded = {
-        name.removeprefix("target_model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("target_model.")
-    }
-    target = arcee_tensors(embedded)
-    for name, site in sites.items():
-        weight = target.get(f"{site.module}.weight")
-        if weight is None or tuple(weight.shape) != (site.d_out, site.d_in):
-            raise UserError(f"{name} fits no matrix of the target that the checkpoint embeds")
-    known = {"_components.", "target_model.", "ci_fn."}
-    if strange := [name for name in tensors if not name.startswith(tuple(known))]:
-        raise UserError(f"unknown tensors: {', '.join(strange[:3])}")
     out: dict[str, Tensor] = {}
     for name in sites:
         for part in "VU":
             tensor = tensors[f"_components.{name.replace('.', '-')}.{part}"]
             out[f"{part}.{name}"] = tensor.float().contiguous()
-    for name, tensor in our_ci_weights(found, sites, reads, size).items():
+    for name, tensor in our_ci_weights(tensors, sites, reads, size).items():
         # all 32 bits: it has to give the published importances, not only their gist
         out[f"ci_function.{name}"] = tensor.contiguous()
-    save_file(out, folder / WEIGHTS)
+    run = RunPath.parse(settings.target_run)
+    made_at = PUBLISHED.get(run.id) if run else None
     record = {
         "format": 1,
-        "target_hash": tensors_hash(target),
-        "weights_sha256": file_sha256(folder / WEIGHTS),
-        "window": config.window,
+        "target_hash": tensors_hash(arcee_tensors(target)),
+        "target_architecture": architecture(made_at.arcee()) if made_at else {},
+        "window": settings.window,
         "sites": {name: asdict(site) for name, site in sites.items()},
         "reads": reads,
         "ci_function": asdict(size),
-        "source": {"checkpoint": checkpoint.name, "target_run": config.target_run, **sources},
     }
-    write_json(folder / RECORD, record)
+    return out, record

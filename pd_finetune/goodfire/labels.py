@@ -47,21 +47,16 @@ def read_labels(place: str) -> dict[SubcomponentKey, Label]:
         UserError: there is nothing of the kind there, or it is damaged or cannot be fetched.
     """
     if place.startswith(("http://", "https://")):
-        from pd_finetune.goodfire.published import fetch
+        from pd_finetune.goodfire.download import fetch_labels
 
-        address = (
-            place
-            if place.endswith((".json", ".csv", ".tsv"))
-            else f"{place.rstrip('/')}/labels.json"
-        )
-        path = fetch(address)
+        is_file = place.endswith((".json", ".csv", ".tsv"))
+        path = fetch_labels(place if is_file else f"{place.rstrip('/')}/labels.json")
     else:
         path = Path(place).expanduser()
     if not path.exists():
         raise UserError(f"decomposition.labels={place}: there is no such file; give {_WHAT}")
-    pairs = list(_pairs(path))
     labels: dict[SubcomponentKey, Label] = {}
-    for text, label in pairs:
+    for text, label in _pairs(path):
         key = SubcomponentKey.parse(text)
         if labels.setdefault(key, label) != label:
             raise UserError(f"'{path}' labels {key} twice, and not alike")
@@ -82,12 +77,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, Label]]:
     if database is not None:
         yield from _from_database(database)
     elif path.is_dir():
-        whole = path / "labels.json"
-        bins = sorted(path.glob("components/*_bin*.json")) or sorted(path.glob("*_bin*.json"))
-        files = [*([whole] if whole.is_file() else []), *([] if whole.is_file() else bins)]
-        if not files:
-            raise UserError(f"decomposition.labels={path} holds no labels; give {_WHAT}")
-        for file in files:
+        bins = sorted([*path.glob("components/*_bin*.json"), *path.glob("*_bin*.json")])
+        for file in list(path.glob("labels.json")) or bins:
             yield from _from_json(file)
     elif path.suffix in (".csv", ".tsv"):
         yield from _from_table(path)
@@ -119,14 +110,9 @@ def _from_json(path: Path) -> Iterator[tuple[str, Label]]:
 
 def _from_table(path: Path) -> Iterator[tuple[str, Label]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [
-            row
-            for row in csv.reader(
-                text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ","
-            )
-            if row
-        ]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        between = "\t" if path.suffix == ".tsv" else ","
+        rows = [row for row in csv.reader(lines, delimiter=between) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read labels '{path}': {error}") from None
     names = [name.strip().lower() for name in rows[0]] if rows else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor
 
 from pd_finetune.errors import UserError
@@ -18,7 +19,7 @@ _NORMS = {"rms_1": "input_layernorm", "rms_2": "post_attention_layernorm"}
 
 
 def arcee_name(name: str) -> str:
-    """A LlamaSimpleMLP parameter's name in `ArceeForCausalLM`; unknown ones come back unchanged.
+    """A LlamaSimpleMLP parameter's name in `ArceeForCausalLM`.
 
     `h.3.attn.v_proj.weight` -> `model.layers.3.self_attn.v_proj.weight`.
     """
@@ -26,9 +27,7 @@ def arcee_name(name: str) -> str:
         return _TOP[name]
     if match := re.fullmatch(r"h\.(\d+)\.(rms_[12])\.weight", name):
         return f"model.layers.{match[1]}.{_NORMS[match[2]]}.weight"
-    site, _, kind = name.rpartition(".")
-    module = module_of_site(site)
-    return f"{module}.{kind}" if module != site else name
+    return f"{module_of_site(name.removesuffix('.weight'))}.weight"
 
 
 def arcee_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,14 +36,10 @@ def arcee_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: the output embedding is not the input embedding.
     """
-    import torch
-
-    renamed = {arcee_name(name): tensor for name, tensor in tensors.items()}
-    head = renamed.pop("lm_head.weight", None)
-    embedding = renamed.get("model.embed_tokens.weight")
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
+    head = tensors.get("lm_head.weight")
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
         raise UserError("lm_head.weight differs from wte.weight: only tied embeddings are read")
-    return renamed
+    return {arcee_name(name): t for name, t in tensors.items() if name != "lm_head.weight"}
 
 
 def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,5 +66,4 @@ def _current_name(name: str) -> str:
         return f"_components.{match[1].replace('.', '-')}.{match[2]}"
     if name.startswith("target_model."):
         return re.sub(r"\.(?:original|linear)\.(weight|bias)$", r".\1", name)
-    name = re.sub(r"^_gates\.", "_ci_fns.", name)
-    return re.sub(r"^(_ci_fns|_global_ci_fn)\.", r"ci_fn.\1.", name)
+    return re.sub(r"^(_ci_fns|_gates|_global_ci_fn)\.", r"ci_fn.\1.", name)

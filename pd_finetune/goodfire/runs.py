@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pd_finetune.goodfire.cache import goodfire_cache
-from pd_finetune.goodfire.checkpoint import latest_checkpoint
+from pd_finetune.goodfire.checkpoint import checkpoint_at
 
 _ID = r"[a-z0-9]-[a-z0-9]{8}"
 _FORMS = (
@@ -59,7 +59,7 @@ def run_folder(given: str, option: str, config: str) -> Path:
     """The local folder or file meant by `given`, downloaded first where it is a W&B run.
 
     A path that exists wins over a run of the same spelling; one that is neither comes back as it
-    is, for the caller to refuse.
+    is.
 
     Args:
         option: the setting that named it, for messages (`model.folder`).
@@ -73,7 +73,7 @@ def run_folder(given: str, option: str, config: str) -> Path:
     if run is None:
         return path
     for folder in run.local_folders():
-        if (folder / config).is_file() and latest_checkpoint(folder):
+        if (folder / config).is_file() and checkpoint_at(folder):
             return folder
     from pd_finetune.goodfire.download import download_run
 

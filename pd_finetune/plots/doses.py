@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from pd_finetune.plots import style
 from pd_finetune.results.table import DAMAGE_NATS
@@ -37,30 +37,16 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
         for place, (group, rows) in enumerate(prices.items()):
             there = rows["damage_nats"].clip(lower=_LEAST).dropna()
             # spread by rank, so that the same numbers give the same picture
-            offsets = ((there.rank(method="first").to_numpy() * 0.618) % 1 - 0.5) * 0.5
-            axes.scatter(
-                there,
-                place + offsets,
-                s=14,
-                color=_COLOURS[kinds.index(_kind(group)) % len(_COLOURS)],
-                alpha=0.75,
-                linewidths=0,
-            )
+            heights = place + ((there.rank(method="first").to_numpy() * 0.618) % 1 - 0.5) * 0.5
+            colour = _COLOURS[kinds.index(_kind(group)) % len(_COLOURS)]
+            axes.scatter(there, heights, s=14, color=colour, alpha=0.75, linewidths=0)
             chosen = rows["selected"][there.index].to_numpy(dtype=bool)
-            axes.scatter(
-                there[chosen],
-                np.full(chosen.sum(), place) + offsets[chosen],
-                s=70,
-                marker="*",
-                color=_SELECTED,
-                zorder=3,
-            )
+            star: Any = {"s": 70, "marker": "*", "color": _SELECTED, "zorder": 3}
+            axes.scatter(there[chosen], heights[chosen], **star)
             _beside(axes, place, f"{len(there)} of {len(rows)}")
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -1.0)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        style.plain_log(axes.xaxis, 1.0, 2.0, 5.0)
         axes.set_xlabel(f"{name} damage where {target} is at chance [nats per token]")
         _beside(axes, -0.75, "reach chance")
     return style.Drawing(figure, numbers)
@@ -68,16 +54,8 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
 
 def _beside(axes: Axes, height: float, text: str) -> None:
     """Words to the right of the axes, at a height of its data."""
-    axes.annotate(
-        text,
-        (1, height),
-        (6, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8.5,
-        color=style.MUTED,
-        verticalalignment="center",
-    )
+    place = {"xycoords": ("axes fraction", "data"), "verticalalignment": "center"}
+    style.note(axes, text, (1, height), (6, 0), **place)
 
 
 def _kind(group: str) -> str:

@@ -14,29 +14,20 @@ from pd_finetune.plots.style import Look
 def spread(places: Sequence[float], gap: float) -> list[float]:
     """Places moved as little as needed so that neighbours are at least `gap` apart, within 0 to 1.
 
-    Places that crowd form a block around their mean; blocks that then touch are merged.
+    Isotonic regression of the places less their distance, by pooling adjacent violators.
     """
     order = np.argsort(places, kind="stable")
-    blocks: list[list[int]] = []
-    starts: list[float] = []
-
-    def start_of(block: list[int]) -> float:
-        wanted = float(np.mean([places[i] - gap * n for n, i in enumerate(block)]))
-        return max(0.0, min(wanted, 1.0 - gap * (len(block) - 1)))
-
-    for index in order:
-        blocks.append([int(index)])
-        starts.append(start_of(blocks[-1]))
-        while len(blocks) > 1 and starts[-1] < starts[-2] + gap * len(blocks[-2]):
-            last = blocks.pop()
-            starts.pop()
-            blocks[-1] += last
-            starts[-1] = start_of(blocks[-1])
-    found = [0.0] * len(places)
-    for block, start in zip(blocks, starts, strict=True):
-        for n, index in enumerate(block):
-            found[index] = start + gap * n
-    return found
+    steps = gap * np.arange(len(places))
+    blocks: list[tuple[float, int]] = []
+    for wanted in np.asarray(places)[order] - steps:
+        blocks.append((float(wanted), 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (last, n), (before, m) = blocks.pop(), blocks.pop()
+            blocks.append(((before * m + last * n) / (m + n), m + n))
+    levels = np.repeat([level for level, _ in blocks], [count for _, count in blocks])
+    found = np.empty(len(places))
+    found[order] = levels.clip(0.0, max(1.0 - steps[-1], 0.0)) + steps
+    return found.tolist()
 
 
 def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, Look]) -> None:
@@ -45,10 +36,9 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[st
     places = spread([float(to_axes.transform(end)[1]) for end in ends.values()], gap=0.065)
     for (arm, end), place in zip(ends.items(), places, strict=True):
         axes.annotate(
-            arm,
+            styles[arm].label,
             end,
             (1.04, place),
-            xycoords="data",
             textcoords="axes fraction",
             verticalalignment="center",
             annotation_clip=False,
@@ -66,16 +56,12 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[st
 
 def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
     """Per arm a line through the medians and a band of the 95 % interval, against the budget."""
+    last: dict[str, tuple[float, float]] = {}
     for arm, look in styles.items():
         own = summary[summary["arm"] == arm]
-        axes.fill_between(
-            own["budget"].to_numpy(),
-            own["median_low"].to_numpy(),
-            own["median_high"].to_numpy(),
-            color=look.colour,
-            alpha=0.18,
-            linewidth=0,
-        )
+        low, high = own["median_low"].to_numpy(), own["median_high"].to_numpy()
+        budgets = own["budget"].to_numpy()
+        axes.fill_between(budgets, low, high, color=look.colour, alpha=0.18, linewidth=0)
         axes.plot(
             own["budget"],
             own["median"],
@@ -83,15 +69,6 @@ def bands(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
             marker=look.marker,
             markersize=5,
             linewidth=1.8,
-            label=arm,
         )
-
-
-def band_lines(axes: Axes, summary: pd.DataFrame, styles: dict[str, Look]) -> None:
-    """`bands`, each named at its right end."""
-    bands(axes, summary, styles)
-    ends = {}
-    for arm in styles:
-        last = summary[summary["arm"] == arm].iloc[-1]
-        ends[arm] = (float(last["budget"]), float(last["median"]))
-    label_ends(axes, ends, styles)
+        last[arm] = (float(budgets[-1]), float(own["median"].iloc[-1]))
+    label_ends(axes, last, styles)

@@ -3,67 +3,51 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 
-from pd_finetune.errors import UserError
 from pd_finetune.plots import style
-from pd_finetune.results.reached import comparison_budgets
-from pd_finetune.results.summary import damage_languages, measure
-from pd_finetune.results.table import AT_CHANCE_NATS, DAMAGE_NATS
+from pd_finetune.results.comparison import comparison_budgets
+from pd_finetune.results.frame import damage_languages
+from pd_finetune.results.table import DAMAGE_NATS
 
 _HALF_WIDTH = 46  # letters of a legend in two columns
 
 
-def table(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None) -> pd.DataFrame:
-    """Mean damage per arm and language at one budget, with `at_chance` and the median gap there.
+def table(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Mean damage per arm and language, with `at_chance` and the median gap there.
 
-    Args:
-        budget: for every arm; by default each arm's own (`comparison_budgets`): the smallest at
-            which its median run is at chance, or else its best.
-
-    Raises:
-        UserError: no run has that budget.
+    At each arm's own budget (`comparison_budgets`): the smallest at which its median run is at
+    chance, or else its best.
     """
-    budgets = sorted(int(value) for value in frame["budget"].unique())
-    if budget is not None and budget not in budgets:
-        raise UserError(f"budget={budget}: possible are {', '.join(map(str, budgets))}")
-    gaps: Any = measure(summary, "to_chance_nats").set_index(["arm", "budget"])["median"]
-    parts = []
-    for arm, best in comparison_budgets(frame).set_index("arm")["budget"].items():
-        own = int(best) if budget is None else budget
-        at = summary[(summary["arm"] == arm) & (summary["budget"] == own)]
-        if at.empty:
-            continue
-        for language in damage_languages(frame):
-            part = measure(at, f"damage_{language}_nats")
-            kept = part[["arm", "budget", "seeds", "mean", "mean_low", "mean_high"]]
-            gap = float(gaps.loc[(arm, own)])
-            parts.append(
-                kept.assign(language=language, to_chance_nats=gap, at_chance=gap <= AT_CHANCE_NATS)
-            )
-    return pd.concat(parts, ignore_index=True)
+    names = {f"damage_{language}_nats": language for language in damage_languages(frame)}
+    kept = ["arm", "budget", "seeds", "mean", "mean_low", "mean_high", "measure"]
+    own = summary.loc[summary["measure"].isin(list(names)), kept]
+    found = comparison_budgets(frame).merge(own, on=["arm", "budget"])
+    languages = found["measure"].map(names)
+    order = languages.map(list(names.values()).index)
+    arms = found["arm"].map(list(dict.fromkeys(found["arm"])).index)
+    found = found.assign(language=languages, arm_order=arms, order=order)
+    found = found.sort_values(["arm_order", "order"], ignore_index=True)
+    return found[[*kept[:-1], "language", "to_chance_nats", "at_chance"]]
 
 
-def _label(row: pd.Series, best: bool) -> str:
+def _label(row: pd.Series, look: style.Look) -> str:
     """Arm, budget, and how far from chance it is where it is not there."""
-    tokens, gap = int(row["budget"]), float(row["to_chance_nats"])
-    plural = "" if tokens == 1 else "s"
-    missed = f", {gap:.2f} nats short" + (" at best" if best else "")
-    return f"{row['arm']}, {tokens:,} token{plural}{'' if row['at_chance'] else missed}"
+    missed = "" if row["at_chance"] else f", {row['to_chance_nats']:.2f} nats short at best"
+    return f"{look.label}, {style.tokens(int(row['budget']))}{missed}"
 
 
-def draw(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None) -> style.Drawing:
+def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:
     """One bar per arm and language; its height is the mean damage, not a hair more."""
-    numbers = table(frame, summary, budget)
+    numbers = table(frame, summary)
     styles = style.looks(frame)
     languages = damage_languages(frame)
-    arms = [arm for arm in styles if arm in set(numbers["arm"])]
-    width = 0.84 / len(arms)
-    labels = [_label(numbers[numbers["arm"] == arm].iloc[0], budget is None) for arm in arms]
+    width = 0.84 / len(styles)
+    by_arm = {arm: numbers[numbers["arm"] == arm].set_index("language") for arm in styles}
+    labels = [_label(own.iloc[0], styles[arm]) for arm, own in by_arm.items()]
     columns = 2 if max(map(len, labels)) <= _HALF_WIDTH else 1
-    size = (6.6, 4.0 + 0.19 * math.ceil(len(arms) / columns))
+    size = (6.6, 4.0 + 0.19 * math.ceil(len(styles) / columns))
     protected = ", ".join(style.protected_names(frame))
     subtitle = f"{style.runs_note('mean', numbers['seeds'], 'line')}; protected: {protected}"
     if not numbers["at_chance"].all():
@@ -72,9 +56,9 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None) 
         axes.set_ylabel("rise of cross-entropy [nats per token]")
         axes.spines["bottom"].set_visible(False)  # the line at zero is the floor
         axes.axhline(0.0, color=style.INK, linewidth=0.8, zorder=3)
-        for place, arm in enumerate(arms):
-            own = numbers[numbers["arm"] == arm].set_index("language").loc[languages]
-            positions = [n + (place - (len(arms) - 1) / 2) * width for n in range(len(languages))]
+        for place, (arm, own) in enumerate(by_arm.items()):
+            shift = (place - (len(styles) - 1) / 2) * width
+            positions = [n + shift for n in range(len(languages))]
             axes.bar(
                 positions,
                 own["mean"].to_numpy(),
@@ -85,14 +69,8 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None = None) 
                 linewidth=0,
                 label=labels[place],
             )
-            axes.vlines(
-                positions,
-                own["mean_low"].to_numpy(),
-                own["mean_high"].to_numpy(),
-                color=style.INK,
-                linewidth=0.9,
-                zorder=4,
-            )
+            low, high = own["mean_low"].to_numpy(), own["mean_high"].to_numpy()
+            axes.vlines(positions, low, high, color=style.INK, linewidth=0.9, zorder=4)
         axes.set_xticks(range(len(languages)), [style.language_name(name) for name in languages])
         axes.tick_params(axis="x", length=0)
         axes.axhline(DAMAGE_NATS, color=style.MUTED, linewidth=0.8, linestyle="--", zorder=1)

@@ -6,20 +6,24 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import Normalize
 
 from pd_finetune.plots import style
 from pd_finetune.plots.lines import label_ends
-from pd_finetune.results.arms import arms_of
+from pd_finetune.results.arms import arms_of, label
 
-_LEVELS = ((1.0, "unedited"), (0.0, "removed"), (-1.0, "inverted"))
+_LEVELS = {1.0: "unedited", 0.0: "removed", -1.0: "inverted"}
+_COLUMNS = ["arm", "budget", "seed", "place", "key", "m_c"]
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """arm, budget, seed, key and m_c of every run that has exactly one mask."""
-    single = frame[[len(masks) == 1 for masks in frame["masks"]]]
-    keys = [next(iter(masks)) for masks in single["masks"]]
-    values = [next(iter(masks.values())) for masks in single["masks"]]
-    return single[["arm", "budget", "seed"]].assign(key=keys, m_c=values).reset_index(drop=True)
+    """A row per scale of every run: arm, budget, seed, place (from 1), key, m_c."""
+    rows = [
+        (*run, place, key, scale)
+        for *run, masks in frame[["arm", "budget", "seed", "masks"]].to_numpy()
+        for place, (key, scale) in enumerate(masks.items(), start=1)
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _beside(seeds: pd.Series) -> pd.Series:
@@ -29,11 +33,12 @@ def _beside(seeds: pd.Series) -> pd.Series:
 
 
 def draw(frame: pd.DataFrame) -> style.Drawing | None:
-    """A dot per run, a line through the medians; None where no run has exactly one mask."""
-    numbers = table(frame)
+    """A dot per run, a line through the medians; None where no run has exactly one scale."""
+    numbers = table(frame[frame["masks"].map(len) == 1]).drop(columns="place")
     if numbers.empty:
         return None
-    styles = {arm: look for arm, look in style.looks(frame).items() if arm in arms_of(numbers)}
+    present = arms_of(numbers["arm"])
+    styles = {arm: look for arm, look in style.looks(frame).items() if arm in present}
     keys = numbers["key"].unique()
     subtitle = "a dot per run, lines through the medians"
     if len(keys) == 1:
@@ -47,7 +52,7 @@ def draw(frame: pd.DataFrame) -> style.Drawing | None:
         axes.set_ylabel("scale m of the subcomponent (no unit)")
         low, high = min(-1.0, numbers["m_c"].min()), max(1.0, numbers["m_c"].max())
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        for level, text in _LEVELS:
+        for level, text in _LEVELS.items():
             style.mark_level(axes, level, text, above=level > 0)
         ends = {}
         for arm, look in styles.items():
@@ -70,31 +75,16 @@ def draw(frame: pd.DataFrame) -> style.Drawing | None:
     return style.Drawing(figure, numbers)
 
 
-# ------------------------------------------------------------------ several at once
-
-
-def table_of_several(frame: pd.DataFrame) -> pd.DataFrame:
-    """arm, budget, seed, place (in the selection, from 1), key and m_c of runs with several masks.
-
-    Of the first arm that has such runs; its runs select the same subcomponents.
-    """
-    several = frame[[len(masks) > 1 for masks in frame["masks"]]]
-    if several.empty:
-        return pd.DataFrame(columns=["arm", "budget", "seed", "place", "key", "m_c"])
-    several = several[several["arm"] == several["arm"].iloc[0]]
-    rows = [
-        (row.arm, row.budget, row.seed, place, key, value)
-        for row in several.itertuples()
-        for place, (key, value) in enumerate(row.masks.items(), start=1)
-    ]
-    return pd.DataFrame(rows, columns=["arm", "budget", "seed", "place", "key", "m_c"])
-
-
 def draw_several(frame: pd.DataFrame) -> style.Drawing | None:
-    """A heat map: subcomponents in rows, runs in columns by budget and seed; white is unedited."""
-    numbers = table_of_several(frame)
-    if numbers.empty:
+    """A heat map: subcomponents in rows, runs in columns by budget and seed; white is unedited.
+
+    Of the first arm that has several; its runs select the same subcomponents.
+    """
+    several = frame[frame["masks"].map(len) > 1]
+    if several.empty:
         return None
+    arm = several["arm"].iloc[0]
+    numbers = table(several[several["arm"] == arm])
     wide = numbers.pivot(index="key", columns=["budget", "seed"], values="m_c")
     keys = numbers.drop_duplicates("key").sort_values("place")["key"]
     wide = wide.loc[keys].sort_index(axis=1)
@@ -102,16 +92,14 @@ def draw_several(frame: pd.DataFrame) -> style.Drawing | None:
     reach = max(float(np.nanpercentile(np.abs(wide.to_numpy() - 1.0), 98)), 1e-6)
     size = (6.6, 1.5 + 0.21 * len(wide))
     subtitle = (
-        f"{numbers['arm'].iloc[0]}: a column per run, by budget and within it by seed; "
+        f"{label(arm)}: a column per run, by budget and within it by seed; "
         "1 is unedited, 0 removed, below inverted"
     )
     with style.grid("The scales after fine-tuning", subtitle, 1, 1, size) as (figure, [[axes]]):
-        image = axes.imshow(
-            wide.to_numpy(), aspect="auto", cmap="PuOr", vmin=1 - reach, vmax=1 + reach
-        )
+        norm = Normalize(1 - reach, 1 + reach)
+        image = axes.imshow(wide.to_numpy(), aspect="auto", cmap="PuOr", norm=norm)
         budgets = wide.columns.get_level_values("budget").to_numpy()
-        edges = np.flatnonzero(np.diff(budgets)) + 0.5
-        for edge in edges:
+        for edge in np.flatnonzero(np.diff(budgets)) + 0.5:
             axes.axvline(edge, color="white", linewidth=2.5)
         middles = [float(np.flatnonzero(budgets == value).mean()) for value in np.unique(budgets)]
         axes.set_xticks(middles, [f"{value:,}" for value in np.unique(budgets)])

@@ -9,47 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 from pd_finetune.files import replacing
-from pd_finetune.results.arms import ARMS, arms_of
-from pd_finetune.results.summary import write_csv
+from pd_finetune.results.arms import arms_of, committed_arms
+from pd_finetune.results.frame import protected_of
+from pd_finetune.tables import write_csv
 from pd_finetune.text.languages import LANGUAGE_NAMES
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; yellow is too pale for lines
-_PALETTE = {
-    "one scalar": "#D55E00",
-    "top 16": "#E69F00",
-    "LoRA r1": "#0072B2",
-    "LoRA r4": "#56B4E9",
-    "localised LoRA": "#009E73",
-}
-_OTHERS = ("#CC79A7", "#000000", "#999999", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _ROOMY_TICKS = 8  # on a budget axis; the labels of more would run into each other
 MUTED, INK = "#6b6b6b", "#222222"
-_RC: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 20,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "pd_finetune",  # the same numbers give the same file
-}
+_RC = matplotlib.rc_params_from_file(
+    str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
+)
 
 
 @dataclass
@@ -62,23 +46,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn, the same in every figure."""
+    """How a line is drawn and named; that of an arm is the same in every figure."""
 
+    label: str
     colour: str
-    marker: str
+    marker: str = ""
 
 
 def looks(frame: pd.DataFrame) -> dict[str, Look]:
-    """Colour and marker per arm; the write-up's arms keep theirs whichever others are there."""
-    found = {}
-    others = 0
-    for arm in arms_of(frame):
-        if arm in _PALETTE:
-            found[arm] = Look(_PALETTE[arm], _MARKERS[ARMS.index(arm)])
-        else:
-            marker = _MARKERS[(len(ARMS) + others) % len(_MARKERS)]
-            found[arm] = Look(_OTHERS[others % len(_OTHERS)], marker)
-            others += 1
+    """How each arm is drawn; the committed ones look the same whichever others are there."""
+    places = list(committed_arms())
+    found: dict[str, Look] = {}
+    for name, arm in arms_of(frame["arm"]).items():
+        place = places.index(name) if name in places else len(places) + len(found)
+        found[name] = Look(arm.label, arm.colour, _MARKERS[place % len(_MARKERS)])
     return found
 
 
@@ -94,19 +75,13 @@ def target_name(frame: pd.DataFrame) -> str:
 
 def protected_names(frame: pd.DataFrame) -> list[str]:
     """Names of the protected languages."""
-    return [language_name(code) for code in str(frame["protected_languages"].iloc[0]).split()]
+    return [language_name(code) for code in protected_of(frame)]
 
 
 def protected_name(frame: pd.DataFrame) -> str:
     """What the protected damage is of: the one language, or the worst of several."""
     names = protected_names(frame)
     return names[0] if len(names) == 1 else f"largest of {', '.join(names)}"
-
-
-def extent(numbers: pd.DataFrame, *columns: str) -> tuple[float, float]:
-    """Smallest and largest value in some columns, absent intervals left out."""
-    values = numbers[list(columns)].to_numpy(dtype=np.float64)
-    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def runs_note(statistic: str, seeds: Iterable[int], interval: str = "") -> str:
@@ -126,35 +101,8 @@ def canvas(title: str, subtitle: str, size: tuple[float, float]) -> Iterator[tup
         figure = Figure(figsize=size)
         axes = figure.subplots()
         axes.set_title(title, fontweight="bold")
-        axes.annotate(
-            subtitle,
-            (0, 1),
-            (0, 6),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=8.5,
-            color=MUTED,
-        )
+        note(axes, subtitle, (0, 1), (0, 6), xycoords="axes fraction")
         yield figure, axes
-
-
-@contextmanager
-def panels(title: str, subtitle: str, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `count` small axes in rows of up to three, scales shared, in the shared style."""
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    size = (max(2.4 * columns, 5.0), 2.0 * rows + 1.1)
-    with matplotlib.rc_context(_RC | {"axes.titlepad": 4, "axes.titlesize": 9.5}):
-        figure = Figure(figsize=size)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        # the second, empty line keeps room for the subtitle
-        figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.text(
-            0.01, 1 - 0.33 / size[1], subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False
-        )
-        for spare in grid.flat[count:]:
-            spare.set_visible(False)
-        yield figure, list(grid.flat[:count])
 
 
 @contextmanager
@@ -171,6 +119,27 @@ def grid(
         below = 1 - 0.33 / size[1]
         figure.text(0.01, below, subtitle, va="top", fontsize=8.5, color=MUTED, in_layout=False)
         yield figure, [list(row) for row in axes]
+
+
+@contextmanager
+def panels(title: str, subtitle: str, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of `count` small axes in rows of up to three, with shared scales."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (max(2.4 * columns, 5.0), 2.0 * rows + 1.1)
+    with grid(title, subtitle, rows, columns, size, sharex=True, sharey=True) as (figure, axes):
+        flat = [panel for row in axes for panel in row]
+        for spare in flat[count:]:
+            spare.set_visible(False)
+        yield figure, flat[:count]
+
+
+def note(
+    axes: Axes, text: str, at: tuple[Any, Any], shift: tuple[float, float], **options: Any
+) -> None:
+    """Small print at a place, moved by some points; `options` as for `Axes.annotate`."""
+    usual: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5, "color": MUTED}
+    axes.annotate(text, at, shift, **(usual | options))
 
 
 def budget_axis(axes: Axes, budgets: Iterable[int], language: str) -> None:
@@ -203,20 +172,31 @@ def mark_level(
 ) -> None:
     """A thin horizontal line across, named at its left end, or at its `right` one."""
     axes.axhline(level, color=MUTED, linewidth=0.8, linestyle="--" if dashed else "-", zorder=1)
-    axes.annotate(
+    note(
+        axes,
         text,
         (1 if right else 0, level),
         (-3 if right else 3, 2 if above else -2),
         xycoords=("axes fraction", "data"),
-        textcoords="offset points",
         fontsize=8,
-        color=MUTED,
         horizontalalignment="right" if right else "left",
         verticalalignment="bottom" if above else "top",
         # readable where another level or a mark runs through it
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
         zorder=4,
     )
+
+
+def plain_log(axis: Axis, *subs: float) -> None:
+    """Plain numbers at the ticks of a logarithmic axis, at these multiples of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tokens(count: int) -> str:
+    """`1 token`, `1,024 tokens`."""
+    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:

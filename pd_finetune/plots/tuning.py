@@ -13,15 +13,13 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from pd_finetune.plots import style
-from pd_finetune.results.arms import ARMS
-from pd_finetune.results.tuning import ALSO, cells, used_setting, used_third, usual_third
+from pd_finetune.results.arms import arms_of
+from pd_finetune.results.tuning import ALSO, cells, used_settings, usual_third
 
 _COLOURS = "cividis_r"  # ordered in lightness too, so that it survives a grey print
 
 
-def _panel(
-    axes: Axes, own: pd.DataFrame, norm: Normalize, used: tuple[float, float] | None
-) -> None:
+def _panel(axes: Axes, own: pd.DataFrame, norm: Normalize, used: dict[str, float]) -> None:
     rates, weights = (sorted(own[name].unique()) for name in ("lr", "kl_weight"))
     colours = colormaps[_COLOURS]
     image = np.full((len(weights), len(rates)), np.nan)
@@ -33,23 +31,23 @@ def _panel(
         ink = style.contrast(colours(norm(row.score)))
         axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink, linespacing=1.0)
     axes.imshow(image, cmap=_COLOURS, norm=norm, aspect="auto", origin="lower")
-    if used is not None and used[0] in rates and used[1] in weights:
-        corner = (rates.index(used[0]) - 0.5, weights.index(used[1]) - 0.5)
+    if used.get("lr") in rates and used.get("kl_weight") in weights:
+        corner = (rates.index(used["lr"]) - 0.5, weights.index(used["kl_weight"]) - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.2))
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7.5)
     axes.set_yticks(range(len(weights)), [f"{weight:g}" for weight in weights], fontsize=7.5)
     style.bare(axes)
 
 
-def _beside(axes: Axes, own: pd.DataFrame, used: str) -> None:
+def _beside(axes: Axes, own: pd.DataFrame, used: dict[str, float]) -> None:
     """What other values of a third setting scored, in words above the panel."""
-    if len(own):
-        words = [
-            f"{row[ALSO]}: {row['score']:.2f}{' (used)' if row[ALSO] == used else ''}"
-            for _, row in own.iterrows()
-        ]
-        text = ", ".join(words).replace("-", "−")
-        axes.set_title(text, loc="right", fontsize=6.5, color=style.MUTED, pad=2)
+    third = {f"{name}={value}" for name, value in used.items()}
+    words = [
+        f"{row[ALSO]}: {row['score']:.2f}{' (used)' if row[ALSO] in third else ''}"
+        for _, row in own.iterrows()
+    ]
+    text = ", ".join(words).replace("-", "−")
+    axes.set_title(text, loc="right", fontsize=6.5, color=style.MUTED, pad=2)
 
 
 def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
@@ -57,8 +55,7 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
     if trials.empty:
         return None
     numbers = cells(trials)
-    present = set(numbers["arm"])
-    arms = [arm for arm in ARMS if arm in present] + sorted(present - set(ARMS))
+    arms = arms_of(numbers["arm"])
     usual = {arm: usual_third(trials, arm) for arm in arms}
     budgets = sorted(int(value) for value in numbers["budget"].unique())
     nothing = float(frame["chance_nats"].iloc[0] - frame["base_target_ce_nats"].iloc[0])
@@ -71,26 +68,24 @@ def draw(frame: pd.DataFrame, trials: pd.DataFrame) -> style.Drawing | None:
         f"{protected} damage (nats per token);\nframed: the setting of the reported runs; "
         "colour: nats short of chance + 10 × damage over 0.10,\n"
         "by which settings were chosen; darkest: no better than no edit. "
-        f"Cells: {', '.join(f'{arm} {also}' for arm, also in usual.items())};\n"
+        f"Cells: {', '.join(f'{arms[name].label} {also}' for name, also in usual.items())};\n"
         "above a panel: scores of other values, at the best cell"
     )
     with style.grid("Tuning trials", subtitle, len(arms), len(budgets), size) as (figure, axes):
-        for row, arm in enumerate(arms):
-            for column, budget in enumerate(budgets):
-                panel = axes[row][column]
+        for line, arm in zip(axes, arms, strict=True):
+            for panel, budget in zip(line, budgets, strict=True):
                 own = numbers[(numbers["arm"] == arm) & (numbers["budget"] == budget)]
                 if own.empty:
                     panel.set_visible(False)
                     continue
-                other = own[ALSO] != usual[arm]
-                _panel(panel, own[~other], norm, used_setting(frame, arm, budget))
-                _beside(panel, own[other], used_third(frame, arm))
-                if row == 0:
-                    panel.set_title(f"{budget:,} token{'' if budget == 1 else 's'}")
-                if row == len(arms) - 1:
+                other, used = own[ALSO] != usual[arm], used_settings(frame, arm, budget)
+                _panel(panel, own[~other], norm, used)
+                _beside(panel, own[other], used)
+                if line is axes[0]:
+                    panel.set_title(style.tokens(budget))
+                if line is axes[-1]:
                     panel.set_xlabel("learning rate")
-                if column == 0:
-                    panel.set_ylabel(f"{arm}\nKL weight")
+            line[0].set_ylabel(f"{arms[arm].label}\nKL weight")
         figure.colorbar(
             ScalarMappable(norm, _COLOURS),
             ax=[panel for line in axes for panel in line],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -153,7 +154,7 @@ class RunRecord:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise UserError(f"no result record at '{path}': {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"'{path}' is no result record ({error}): delete it, the run is then done again"
             ) from None
@@ -161,9 +162,17 @@ class RunRecord:
 
 def _check_numbers(record: RunRecord, path: Path) -> None:
     """Refuse a finished record without the numbers that every table needs."""
-    target, protected = record.target_language, set(record.protected_languages)
-    known = record.to_chance_nats is not None and protected
-    if not known or target not in record.edited.ce_nats or not protected <= set(record.damage_nats):
+    target, protected = record.target_language, record.protected_languages
+    try:
+        losses = [record.edited.ce_nats[target], record.base.ce_nats[target]]
+        losses += [record.damage_nats[name] for name in protected]
+        numbers: list[Any] = [record.chance_nats, record.to_chance_nats, record.steps]
+        numbers += [*losses, *record.damage_nats.values(), *record.masks.values()]
+        whole = isinstance(record.budget, int) and isinstance(record.seed, int) and bool(protected)
+        right = whole and all(math.isfinite(number) for number in numbers)
+    except (KeyError, TypeError, AttributeError):
+        right = False
+    if not right:
         raise UserError(f"'{path}' lacks losses of {target} or of what is protected: it is damaged")
 
 

@@ -1,54 +1,54 @@
-"""The arms of the comparison: which one a run belongs to, and their order."""
+"""The arms of the comparison: their labels, order and colours, as `configs/arm/*.yaml` has them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 
-from pd_finetune.records.record import RunRecord
+import yaml
 
-if TYPE_CHECKING:
-    import pandas as pd
+from pd_finetune.files import config_folder
 
-ONE_SCALAR, TOP_16, LORA_R1, LORA_R4, LOCALISED = (
-    "one scalar",
-    "top 16",
-    "LoRA r1",
-    "LoRA r4",
-    "localised LoRA",
-)
-MASKS, LORAS = (ONE_SCALAR, TOP_16), (LORA_R1, LORA_R4, LOCALISED)
-ARMS = (*MASKS, *LORAS)  # in the order of tables
+# Okabe and Ito's palette goes on for arms that are not committed; yellow is too pale for lines
+_OTHER_COLOURS = ("#CC79A7", "#000000", "#999999", "#F0E442")
 
 
-def _selection_name(record: RunRecord) -> str:
-    """How the subcomponents were chosen: label, top 16, random, a key, or keys."""
-    target = str(record.config.get("selection", {}).get("_target_", ""))
-    kind = target.rpartition(".")[2].removeprefix("select_")
-    if kind == "top":
-        return f"top {len(record.selection)}"
-    return record.selection[0] if kind == "keys" and len(record.selection) == 1 else kind
+@dataclass(frozen=True)
+class Arm:
+    """One arm: `name` in records and on the command line, `label` where people read.
+
+    `colour` is hexadecimal; lower `order` comes first.
+    """
+
+    name: str
+    label: str
+    order: float
+    colour: str
 
 
-def arm_name(record: RunRecord) -> str:
-    """The arm of the comparison that a run belongs to, from its method and selection."""
-    chosen = _selection_name(record)
-    if "rank" in record.edit:
-        rank = record.edit["rank"]
-        if record.edit["where"] == "all":
-            return f"LoRA r{rank}"
-        name = "localised LoRA" if rank == 1 else f"localised LoRA r{rank}"
-        return name if chosen == "label" else f"{name} ({chosen})"
-    count = len(record.masks)
-    if count == 0:
-        return record.method
-    if chosen.startswith("top"):
-        return chosen
-    if count == 1:
-        return "one scalar" if chosen == "label" else f"one scalar ({chosen})"
-    return f"{count} subcomponents ({chosen})"
+@cache
+def committed_arms() -> dict[str, Arm]:
+    """The arms that come with the package, by name and in their order."""
+    found = [
+        yaml.safe_load(path.read_text("utf-8"))
+        for path in sorted((config_folder() / "arm").glob("*.yaml"))
+    ]
+    arms = sorted((Arm(**values["arm"]) for values in found), key=lambda arm: arm.order)
+    return {arm.name: arm for arm in arms}
 
 
-def arms_of(frame: pd.DataFrame) -> list[str]:
-    """The arms in a frame: the write-up's first, in the order of `ARMS`, then others by name."""
-    present = set(frame["arm"])
-    return [arm for arm in ARMS if arm in present] + sorted(present - set(ARMS))
+def label(name: str) -> str:
+    """What people read for an arm; one that is not committed is called by its name."""
+    arm = committed_arms().get(name)
+    return arm.label if arm else name or "(no arm)"
+
+
+def arms_of(names: Iterable[str]) -> dict[str, Arm]:
+    """The arms among some names: the committed ones in their order, then others by name."""
+    known, present = committed_arms(), set(names)
+    others = {
+        name: Arm(name, label(name), float("inf"), _OTHER_COLOURS[n % len(_OTHER_COLOURS)])
+        for n, name in enumerate(sorted(present - set(known)))
+    }
+    return {name: arm for name, arm in known.items() if name in present} | others

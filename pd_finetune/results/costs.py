@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from pd_finetune.decomposition.folder import SHIPPED
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.results.arms import arms_of
-from pd_finetune.targets.folder import EMBEDDED_TARGET
 
+HERE = "these runs"
 ONCE, PER_METHOD, PER_EDIT = "once per model", "once per method", "per edit"
-COLUMNS = ("stage", "counted", "tokens", "target_tokens", "flops", "seconds", "note")
+# one table of all costs: stage and arm say what is paid for, `counted` how often
+COLUMNS = (
+    *("model", "stage", "arm", "budget", "counted"),
+    *("tokens", "target_tokens", "flops", "seconds", "note"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,35 +65,32 @@ class Sizes:
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors in a safetensors file, from its header."""
-    with open(path, "rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    """Shapes of the matrices in a safetensors file, from its header."""
+    with safe_open(path, "numpy") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return {name: shape for name, shape in shapes.items() if len(shape) == 2}
 
 
 def _weights(shapes: dict[str, list[int]], prefix: str = "") -> int:
     """Number of entries of matrices whose name starts with `prefix`."""
-    own = (shape for name, shape in shapes.items() if name.startswith(prefix))
-    return sum(math.prod(shape) for shape in own if len(shape) == 2)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
 
 
 def sizes_of(target: Path, decomposition: Path) -> Sizes:
     """Sizes from the two folders' weight files.
 
     Raises:
-        OSError, ValueError: a file is missing or no safetensors file.
+        OSError, ValueError, SafetensorError: a file is missing or no safetensors file.
         KeyError: the causal-importance function is left out, and its size not stated.
     """
     shapes = _shapes(target / "model.safetensors")
     if "lm_head.weight" in shapes:  # untied: looking an embedding up costs nothing
         shapes.pop("model.embed_tokens.weight", None)
     parts = _shapes(decomposition / "decomposition.safetensors")
-    components = _weights(parts, "U.") + _weights(parts, "V.")
     ci_function = _weights(parts, "ci_function.")
     if ci_function == 0:  # left out of the file; its cost was there
         ci_function = int(_json(decomposition / "decomposition.json")["ci_function_weights"])
-    return Sizes(_weights(shapes), components, ci_function)
+    return Sizes(_weights(shapes), _weights(parts, "U.") + _weights(parts, "V."), ci_function)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -115,41 +117,57 @@ def folders_of(frame: pd.DataFrame) -> tuple[Path, Path] | None:
     return (target, decomposition) if found == frame["decomposition_hash"].iloc[0] else None
 
 
-def preparation(frame: pd.DataFrame, target: Path, decomposition: Path) -> pd.DataFrame:
-    """What is spent once per model: the target's own training, decomposing, harvest, effects.
+def _row(stage: str, counted: str, *spent: Any, arm: str = "", budget: Any = pd.NA) -> list[Any]:
+    """tokens, target_tokens, flops, seconds and a note, in the table's order."""
+    return [HERE, stage, arm, budget, counted, *spent]
+
+
+def costs(
+    frame: pd.DataFrame, trials: pd.DataFrame, target: Path, decomposition: Path
+) -> pd.DataFrame:
+    """What everything costs, in one table.
+
+    Once per model: the target's own training, decomposing, harvest, effects. Per arm: tuning, each
+    trial taken as long as the median reported run at the nearest budget; and per arm and budget one
+    edit, seconds by the median run.
 
     Raises:
         UserError: a record is missing something or damaged.
     """
-    language = str(frame["target_language"].iloc[0])
-    rows: list[tuple[Any, ...]] = []
     try:
         sizes = sizes_of(target, decomposition)
-        if (target / "training_record.json").is_file():
-            record = _json(target / "training_record.json")
-            tokens = record["training_tokens"]
-            own = _target_share(record, tokens, language)
-            flops, note = sizes.pretraining() * tokens, "the target itself; counts for no method"
-            rows.append(("target", ONCE, tokens, own, flops, record["seconds"], note))
-        record = _json(decomposition / "decomposition.json")
-        tokens, recipe = record["training_tokens"], record["config"].get("recipe", {})
-        passes = 1 if recipe.get("recon") == "merged" else 1 + bool(recipe.get("adversary"))
-        climbs = int(recipe.get("adversary_extra_climbs", 0))
-        flops = sizes.decomposing(passes, climbs) * tokens
-        own = _target_share(record, tokens, language)
-        note = f"{passes} masked pass{'es' * (passes > 1)} and {climbs} extra climbs a step"
-        rows.append(("decomposition", ONCE, tokens, own, flops, record["seconds"], note))
-        if (decomposition / "harvest" / "harvest.json").is_file():
-            rows += _harvest_rows(sizes, decomposition / "harvest", language)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        rows = _preparation(sizes, target, decomposition, str(frame["target_language"].iloc[0]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"cannot tell the costs of '{decomposition}' ({type(error).__name__}: {error}): "
             "its records, or those of the target, are damaged or incomplete"
         ) from None
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    rows += _edits(frame, trials, sizes)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"budget": "Int64"})
 
 
-def _harvest_rows(sizes: Sizes, folder: Path, language: str) -> list[tuple[Any, ...]]:
+def _preparation(sizes: Sizes, target: Path, decomposition: Path, language: str) -> list[list[Any]]:
+    rows = []
+    if (target / "training_record.json").is_file():
+        record = _json(target / "training_record.json")
+        tokens = record["training_tokens"]
+        spent = (tokens, _target_share(record, tokens, language), sizes.pretraining() * tokens)
+        note = "the target itself; counts for no method"
+        rows.append(_row("target", ONCE, *spent, record["seconds"], note))
+    record = _json(decomposition / "decomposition.json")
+    tokens, recipe = record["training_tokens"], record["config"].get("recipe", {})
+    passes = 1 if recipe.get("recon") == "merged" else 1 + bool(recipe.get("adversary"))
+    climbs = int(recipe.get("adversary_extra_climbs", 0))
+    flops = sizes.decomposing(passes, climbs) * tokens
+    note = f"{passes} masked pass{'es' * (passes > 1)} and {climbs} extra climbs a step"
+    spent = (tokens, _target_share(record, tokens, language), flops)
+    rows.append(_row("decomposition", ONCE, *spent, record["seconds"], note))
+    if (decomposition / "harvest" / "harvest.json").is_file():
+        rows += _harvest(sizes, decomposition / "harvest", language)
+    return rows
+
+
+def _harvest(sizes: Sizes, folder: Path, language: str) -> list[list[Any]]:
     """Harvest with labels (no model writes them), and the effects by which one is selected."""
     from pd_finetune.selection.effect import EFFECT_ROWS
 
@@ -160,50 +178,30 @@ def _harvest_rows(sizes: Sizes, folder: Path, language: str) -> list[tuple[Any, 
     effects = count * min(EFFECT_ROWS, int(record["rows_per_language"])) * window
     tokens = sum(spent.values())
     flops = sizes.harvesting() * tokens * int(record.get("passes", 1))
-    note = "labels are read off it; its seconds include the effects"
+    read = (tokens, spent.get(language, 0), flops, record["seconds"])
+    again = (0, 0, 2.0 * sizes.target * effects, math.nan)
+    note = f"{count} exclusive subcomponents inverted, {effects:,} tokens of the harvest again"
+    labels = "labels are read off it; its seconds include the effects"
     return [
-        ("harvest, labels", ONCE, tokens, spent.get(language, 0), flops, record["seconds"], note),
-        (
-            "selection by effect",
-            ONCE,
-            0,
-            0,
-            2.0 * sizes.target * effects,
-            math.nan,
-            f"{count} exclusive subcomponents inverted, {effects:,} tokens of the harvest again",
-        ),
+        _row("harvest, labels", ONCE, *read, labels),
+        _row("selection by effect", ONCE, *again, note),
     ]
 
 
-def edits(frame: pd.DataFrame, trials: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
-    """Per arm and budget: tokens, target_tokens, flops and (median) seconds of one edit.
-
-    With `tuning_trials`, `tuning_flops` and `tuning_seconds` of the arm, once per method: its
-    trials, each taken as long as the median reported run at the nearest budget.
-    """
+def _edits(frame: pd.DataFrame, trials: pd.DataFrame, sizes: Sizes) -> list[list[Any]]:
     rows = []
-    for arm in arms_of(frame):
-        own = frame[frame["arm"] == arm]
-        names = ["train_seconds", "steps", "protected_tokens_per_step"]
-        table = own.groupby("budget")[names].median()
-        per_step = table.index.to_numpy(float) + table["protected_tokens_per_step"]
-        flops = sizes.editing() * table["steps"] * per_step
-        tried = trials[trials["arm"] == arm]["budget"].to_numpy(float)
+    names = ["train_seconds", "steps", "protected_tokens_per_step"]
+    for arm in arms_of(frame["arm"]):
+        table = frame[frame["arm"] == arm].groupby("budget")[names].median()
         budgets = table.index.to_numpy(float)
+        tokens = table["steps"] * (budgets + table["protected_tokens_per_step"])
+        flops, seconds = sizes.editing() * tokens, table["train_seconds"]
+        tried = trials[trials["arm"] == arm]["budget"].to_numpy(float)
         nearest = [table.index[np.abs(np.log(budgets / value)).argmin()] for value in tried]
-        budget: Any
-        for budget, line in table.iterrows():
-            rows.append(
-                {
-                    "arm": arm,
-                    "budget": budget,
-                    "tokens": float(line["steps"] * per_step.loc[budget]),
-                    "target_tokens": float(budget),
-                    "flops": float(flops.loc[budget]),
-                    "seconds": float(line["train_seconds"]),
-                    "tuning_trials": len(tried),
-                    "tuning_flops": float(flops.loc[nearest].sum()),
-                    "tuning_seconds": float(table["train_seconds"].loc[nearest].sum()),
-                }
-            )
-    return pd.DataFrame(rows)
+        spent = (math.nan, math.nan, flops.loc[nearest].sum(), seconds.loc[nearest].sum())
+        note = f"{len(tried)} trials, seconds as of the runs"
+        rows.append(_row("tuning", PER_METHOD, *spent, note, arm=arm))
+        for at in table.index:
+            spent = (tokens[at], float(at), flops[at], seconds[at])
+            rows.append(_row("edit", PER_EDIT, *spent, "", arm=arm, budget=at))
+    return rows

@@ -30,17 +30,15 @@ def harvest_folder(frame: pd.DataFrame) -> Path | None:
 
 
 def selected(frame: pd.DataFrame) -> pd.DataFrame:
-    """arm, place (from 1) and key of what each mask arm scales, of its run of lowest seed.
+    """arm, place (from 1) and key of what each arm scales, of its run of lowest seed.
 
     Arms of more than one choice of subcomponents (a random control) are left out.
     """
     rows = []
-    for arm in arms_of(frame):
+    for arm in arms_of(frame["arm"]):
         own = frame[(frame["arm"] == arm) & (frame["masks"].map(len) > 0)]
-        if own.empty or len({tuple(masks) for masks in own["masks"]}) > 1:
-            continue
-        keys = own.iloc[0]["masks"]
-        rows += [(arm, place, key) for place, key in enumerate(keys, start=1)]
+        if len({tuple(masks) for masks in own["masks"]}) == 1:
+            rows += [(arm, place, key) for place, key in enumerate(own.iloc[0]["masks"], start=1)]
     return pd.DataFrame(rows, columns=["arm", "place", "key"])
 
 
@@ -60,34 +58,34 @@ def fires_on(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
     Raises:
         UserError: the harvest is of another decomposition, or damaged.
     """
-    rows = selected(frame)
+    rows, expected = selected(frame), str(frame["decomposition_hash"].iloc[0])
     try:
         config = json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
-        languages, found = list(config["languages"]), config["hashes"]["decomposition"]
-        table = pd.read_parquet(folder / "subcomponents.parquet").set_index("key")
+        names = [f"{what}_{code}" for what in ("mean_ci", "firing") for code in config["languages"]]
+        found = str(config["hashes"]["decomposition"])
+        facts = pd.read_parquet(folder / "subcomponents.parquet").set_index("key")
+        facts = facts[[*names, "label", "languages", "exclusive"]]
         tokens = pd.read_parquet(folder / "tokens.parquet")
+        tokens = tokens[["key", "side", "token", "weight_rank"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot read the harvest in '{folder}' ({type(error).__name__}: {error}): make it "
             "with python -m pd_finetune.harvest, or set harvest=<folder>"
         ) from None
-    expected = str(frame["decomposition_hash"].iloc[0])
     if found != expected:
         raise UserError(
             f"the harvest in '{folder}' is of another decomposition ({found[:12]}, the runs are of "
             f"{expected[:12]}): set harvest=<folder> to theirs"
         )
-    missing = [key for key in rows["key"] if key not in table.index]
+    missing = [key for key in rows["key"] if key not in facts.index]
     if missing:
         raise UserError(f"the harvest in '{folder}' does not know {missing[0]}")
-    names = [f"{what}_{name}" for what in ("mean_ci", "firing") for name in languages]
-    facts = table.loc[rows["key"], [*names, "label", "languages", "exclusive"]]
-    tokens = tokens[tokens["key"].isin(rows["key"])]
     sides = {
         f"tokens_{side}": [_top_tokens(tokens, key, side) for key in rows["key"]]
         for side in ("in", "out")
     }
-    return pd.concat([rows, facts.reset_index(drop=True)], axis=1).assign(**sides)
+    own = facts.loc[rows["key"]].reset_index(drop=True)
+    return pd.concat([rows, own], axis=1).assign(**sides)
 
 
 def languages_of(numbers: pd.DataFrame) -> list[str]:

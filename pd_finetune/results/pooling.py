@@ -11,31 +11,23 @@ from pd_finetune.edits.config import band
 from pd_finetune.errors import UserError
 from pd_finetune.records.directory import relevant_config
 from pd_finetune.records.record import RunRecord
-from pd_finetune.results.arms import arm_name
+from pd_finetune.results.arms import label
 
 # of the config, but decided by hashes or without effect on what an arm finds
 _NOT_COMPARED = (
-    "budget",
-    "seed",
-    "model.folder",
-    "decomposition.folder",
-    "languages.source",
+    *("arm", "budget", "seed", "model.folder", "decomposition.folder", "languages.source"),
     "token_budget.grid",
     "evaluation",  # what matters of it is compared between all runs
     "method.tuning_tokens",
 )
 _EVALUATED = ("split", "rows", "window", "out_of_domain", "out_of_domain_rows")
-_TUNED = ("method.lr", "method.kl_weight", "objective.kl_weight")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{key}.")
-        else:
-            flat[key] = str(value)
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= {f"{prefix}{name}": str(value)} if inner is None else inner
     return flat
 
 
@@ -65,23 +57,15 @@ def _shared_facts(record: RunRecord) -> dict[str, str]:
     )
 
 
-def _as_tuned(record: RunRecord) -> bool:
-    """Whether rate and KL weight are those of the budget's band, which the config carries."""
-    method = record.config.get("method", {})
-    bands = method.get("bands") or {}
-    return bool(bands) and all(
-        method.get(name) == value for name, value in band(bands, record.budget).items()
-    )
-
-
 def _arm_facts(record: RunRecord) -> dict[str, str]:
     """What all runs of one arm must have in common: its config but for budget and seed."""
-    everywhere = record.edit.get("where") == "all"
-    left_out = (
-        *_NOT_COMPARED,
-        *(["selection"] if everywhere else []),
-        *(_TUNED if _as_tuned(record) else []),
-    )
+    method = record.config.get("method", {})
+    bands = method.get("bands") or {}
+    tuned = band(bands, record.budget) if bands else {}
+    # what is as the budget's band has it may differ between budgets
+    as_tuned = all(method.get(name) == value for name, value in tuned.items())
+    left_out = [*_NOT_COMPARED, *(f"method.{name}" for name in tuned if as_tuned)]
+    left_out += [f"objective.{name}" for name in tuned if as_tuned]
     return {
         key: value
         for key, value in _flat(relevant_config(record.config)).items()
@@ -116,6 +100,6 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
     _refuse_differences(records, _shared_facts, "the runs")
     by_arm: dict[str, list[RunRecord]] = {}
     for record in records:
-        by_arm.setdefault(arm_name(record), []).append(record)
+        by_arm.setdefault(record.arm, []).append(record)
     for arm, own in by_arm.items():
-        _refuse_differences(own, _arm_facts, f"the runs of '{arm}'")
+        _refuse_differences(own, _arm_facts, f"the runs of '{label(arm)}'")

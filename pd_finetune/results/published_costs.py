@@ -9,12 +9,15 @@ what the labels cost, and wall times (outside accounts say 16 to 30 H100-hours).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
 from pd_finetune.results.break_even import edits_to_break_even
-from pd_finetune.results.costs import COLUMNS, ONCE, Sizes
+from pd_finetune.results.claims import LORA_R1, ONE_SCALAR
+from pd_finetune.results.costs import COLUMNS, ONCE, PER_EDIT, Sizes
 
+PUBLISHED = "the published model"
 VOCABULARY, WIDTH, MLP_WIDTH, LAYERS = 50_277, 768, 3_072, 4
 # C per layer with d_in + d_out of the matrix
 SITES = (
@@ -31,7 +34,8 @@ DECOMPOSITION_TOKENS = 400_000 * 64 * 512
 HARVEST_TOKENS = 20_000 * 32 * 512
 H100_HOURS = (16, 30)
 H100_FLOPS = 989e12  # per second, dense bf16 by its data sheet
-MASK_TOKENS, LORA_TOKENS = 4, 32  # German, at chance for < 0.10 nats of English (the write-up)
+# German tokens, at chance for less than 0.10 nats of English (the write-up)
+EDITS = {ONE_SCALAR: 4, LORA_R1: 32}
 
 
 def sizes() -> Sizes:
@@ -46,52 +50,45 @@ def sizes() -> Sizes:
     )
 
 
-def preparation() -> pd.DataFrame:
-    """As `costs.preparation`; a step: a stochastic and an adversarial pass, two extra climbs."""
+def costs(steps: float, protected_tokens_per_step: float) -> pd.DataFrame:
+    """As `costs.costs`, edits at the write-up's 4 and 32 German tokens.
+
+    A step of the decomposition: a stochastic and an adversarial pass, two extra climbs. The edits'
+    steps and protected text are not public; given are those of other runs.
+    """
     size = sizes()
-    hours = "; outside accounts: {} to {} H100-hours".format(*H100_HOURS)
-    rows = [
-        (
-            *("target", ONCE, TARGET_TOKENS, math.nan),
-            *(size.pretraining() * TARGET_TOKENS, math.nan, "counts for no method"),
-        ),
-        (
-            *("decomposition", ONCE, DECOMPOSITION_TOKENS, math.nan),
-            *(size.decomposing(2, 2) * DECOMPOSITION_TOKENS, math.nan),
-            f"2 masked passes and 2 extra climbs a step{hours}",
-        ),
-        (
-            *("harvest", ONCE, HARVEST_TOKENS, math.nan),
-            *(size.harvesting() * HARVEST_TOKENS, math.nan),
-            "without its labels, which a language model wrote at a cost that is not public",
-        ),
+    hours = "outside accounts: {} to {} H100-hours".format(*H100_HOURS)
+    passes = f"2 masked passes and 2 extra climbs a step; {hours}"
+    labels = "without its labels, which a language model wrote at a cost that is not public"
+    once = [
+        ("target", TARGET_TOKENS, size.pretraining(), "counts for no method"),
+        ("decomposition", DECOMPOSITION_TOKENS, size.decomposing(2, 2), passes),
+        ("harvest", HARVEST_TOKENS, size.harvesting(), labels),
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    rows: list[tuple[Any, ...]] = [
+        (PUBLISHED, stage, "", pd.NA, ONCE, tokens, math.nan, flops * tokens, math.nan, note)
+        for stage, tokens, flops, note in once
+    ]
+    kept = f"{steps:.0f} steps with {protected_tokens_per_step:.0f} protected tokens each (assumed)"
+    for arm, budget in EDITS.items():
+        tokens = steps * (budget + protected_tokens_per_step)
+        spent = (tokens, budget, size.editing() * tokens, math.nan)
+        note = f"{budget} German tokens; {kept}"
+        rows.append((PUBLISHED, "edit", arm, budget, PER_EDIT, *spent, note))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"budget": "Int64"})
 
 
-def edit_flops(budget: int, steps: float, protected_tokens_per_step: float) -> float:
-    """FLOPs of one edit with that many German tokens, other settings as in the embedded runs."""
-    return sizes().editing() * steps * (budget + protected_tokens_per_step)
+def break_even(table: pd.DataFrame) -> dict[str, float]:
+    """fixed, edit and rival_edit in FLOPs, and the edits to break even."""
+    flops = table.set_index(["stage", "arm"])["flops"]
+    fixed = float(flops["decomposition", ""] + flops["harvest", ""])
+    edit, rival = (float(flops["edit", arm]) for arm in EDITS)
+    edits = edits_to_break_even(fixed, edit, rival)
+    return {"fixed": fixed, "edit": edit, "rival_edit": rival, "edits": edits}
 
 
-def break_even(steps: float, protected_tokens_per_step: float) -> dict[str, float]:
-    """fixed, mask_edit and lora_edit in FLOPs, and the edits to break even, at the write-up's
-    4 and 32 German tokens."""
-    prepared = preparation()
-    fixed = float(prepared[prepared["stage"] != "target"]["flops"].sum())
-    mask = edit_flops(MASK_TOKENS, steps, protected_tokens_per_step)
-    lora = edit_flops(LORA_TOKENS, steps, protected_tokens_per_step)
-    return {
-        "fixed": fixed,
-        "mask_edit": mask,
-        "lora_edit": lora,
-        "edits": edits_to_break_even(fixed, mask, lora),
-    }
-
-
-def implied_utilisation() -> tuple[float, float]:
+def implied_utilisation(table: pd.DataFrame) -> tuple[float, float]:
     """FLOPs by formula over what the H100-hours of outside accounts offer, for most and fewest."""
-    prepared = preparation().set_index("stage")["flops"]
-    fewest, most = H100_HOURS
-    flops = float(prepared["decomposition"])
-    return flops / (most * 3600 * H100_FLOPS), flops / (fewest * 3600 * H100_FLOPS)
+    flops = float(table.set_index("stage")["flops"]["decomposition"])
+    fewest, most = (flops / (hours * 3600 * H100_FLOPS) for hours in H100_HOURS)
+    return most, fewest

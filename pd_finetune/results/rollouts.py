@@ -101,29 +101,5 @@ def scores(rollouts: pd.DataFrame, language: str) -> pd.DataFrame:
     keys = ["arm", "budget", "mode", "language"]
     grouped = by_run.groupby(keys, sort=False, dropna=False)
     means = grouped[["as_prompt", "as_target", "repetition"]].mean()
-    return means.assign(
-        runs=grouped.size(), continuations=grouped["continuations"].sum()
-    ).reset_index()
-
-
-def print_scores(rollouts: Sequence[Rollout]) -> None:
-    """Share of continuations in the prompt's own language, per arm and language."""
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-
-    frame = pd.DataFrame([asdict(rollout) for rollout in rollouts])
-    frame = frame.assign(same=frame["identified"] == frame["language"])
-    languages = list(dict.fromkeys(frame["language"]))
-    title = "share of continuations in their prompt's language, and repeated 4-grams"
-    table = Table(title=title, title_justify="left")
-    table.add_column("arm")
-    table.add_column("mode")
-    for name in (*languages, "repeated"):
-        table.add_column(name, justify="right")
-    for (arm, mode), own in frame.groupby(["arm", "mode"], sort=False):
-        by_language = own.groupby("language")["same"].mean()
-        cells = [f"{by_language[name]:.2f}" for name in languages]
-        repeated = own["repetition"].astype("float64").mean()
-        table.add_row(str(arm), str(mode), *cells, f"{repeated:.2f}")
-    Console().print(table)
+    counts = {"runs": grouped.size(), "continuations": grouped["continuations"].sum()}
+    return means.assign(**counts).reset_index()

@@ -65,9 +65,10 @@ def _facts(record: RunRecord) -> Table:
         table.add_row(f"KL(base || edited) on {protected}", f"{record.english_kl_nats:.4f} nats")
     for key, value in record.masks.items():
         table.add_row(Text(f"mask {key}"), f"{value:+.3f}")
-    for name, value in record.edit.items():
+    for key, value in record.edit.items():
         many = isinstance(value, list) and len(value) > 3
-        table.add_row(name, Text(f"{len(value)} of them" if many else str(value)))
+        shown = f"{len(value)} of them" if many else str(value)
+        table.add_row(Text(f"edit: {key}"), Text(shown))
     table.add_row("trainable parameters", f"{record.trainable_parameters:,}")
     tokens = record.target_tokens
     table.add_row(
@@ -90,7 +91,8 @@ def record_table(record: RunRecord) -> RenderableType:
     Green: the target within 0.1 nats of chance or above it, protected languages damaged by less
     than 0.10 nats.
     """
-    title = f"{record.method}, budget {record.budget}, seed {record.seed}: {record.status}"
+    name = record.arm or record.method
+    title = f"{name}, budget {record.budget}, seed {record.seed}: {record.status}"
     if not record.finished:
         return Group(Text(title, style="bold red"), Text(record.error or ""))
     return Group(Text(title, style="bold"), _languages(record), _facts(record))

@@ -1,14 +1,14 @@
-"""The trials of tuning, as kept by `scripts/tune.py`: one CSV an arm."""
+"""The trials of tuning: how one is scored, and the tables they are kept in, one CSV an arm."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pd_finetune.errors import UserError
-from pd_finetune.results.arms import LOCALISED, LORA_R1, LORA_R4, ONE_SCALAR, TOP_16
 from pd_finetune.results.table import DAMAGE_NATS
 
 ALSO = "also"  # a third setting of the method: `alpha=4.0`, `start=0.0`
@@ -17,43 +17,37 @@ COLUMNS = (
     ALSO,
 )
 DAMAGE_WEIGHT = 10.0  # nats short of chance that a nat of damage beyond 0.10 counts for
-_NAMES = {
-    "one_scalar": ONE_SCALAR,
-    "top16": TOP_16,
-    "lora_r1": LORA_R1,
-    "lora_r4": LORA_R4,
-    "localized_lora": LOCALISED,
-}
 
 
-def score(to_chance_nats: pd.Series, damage_nats: pd.Series) -> pd.Series:
+def score(to_chance_nats: Any, damage_nats: Any) -> Any:
     """Nats short of chance + 10 * (protected damage over 0.10 nats); lower is better, 0 the best.
 
-    By this rule settings are chosen (`scripts/tune.py`), on validation text.
+    By this rule settings are chosen, on validation text; of equal scores the lower damage. Numbers
+    or series of them.
     """
-    return to_chance_nats.clip(lower=0) + DAMAGE_WEIGHT * (damage_nats - DAMAGE_NATS).clip(lower=0)
+    short = np.maximum(to_chance_nats, 0.0)
+    return short + DAMAGE_WEIGHT * np.maximum(damage_nats - DAMAGE_NATS, 0.0)
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
-    """All trials of a folder with their `score`, arms named as in the tables; empty without any.
+    """All trials of a folder with their `score`; empty without any.
 
     Raises:
         UserError: a CSV there is not one of trials.
     """
-    parts = []
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
     for path in sorted(folder.glob("*.csv")):
         try:
-            part = pd.read_csv(path, dtype={ALSO: str})[list(COLUMNS)]
-        except (KeyError, ValueError) as error:
+            kinds = {"arm": str, ALSO: str} | dict.fromkeys(COLUMNS[1:-1], np.float64)
+            part = pd.read_csv(path)[list(COLUMNS)].astype(kinds)
+        except (OSError, KeyError, ValueError) as error:
             raise UserError(
                 f"'{path}' holds no tuning trials ({error}): its columns must be "
                 f"{', '.join(COLUMNS)}; move it away, or set tuning=<folder>"
             ) from None
         parts.append(part)
-    if not parts:
-        return pd.DataFrame(columns=[*COLUMNS, "score"])
-    trials = pd.concat(parts, ignore_index=True).drop_duplicates([*COLUMNS[:5], ALSO])
-    trials["arm"] = [_NAMES.get(arm, arm) for arm in trials["arm"]]
+    trials = pd.concat(parts[1:] or parts, ignore_index=True)
+    trials = trials.drop_duplicates([*COLUMNS[:5], ALSO])
     return trials.assign(score=score(trials["to_chance_nats"], trials["english_damage_nats"]))
 
 
@@ -70,20 +64,10 @@ def usual_third(trials: pd.DataFrame, arm: str) -> str:
     return str(trials[trials["arm"] == arm][ALSO].mode().iloc[0])
 
 
-def used_third(frame: pd.DataFrame, arm: str) -> str:
-    """The third setting of an arm's reported runs, empty without any."""
+def used_settings(frame: pd.DataFrame, arm: str, budget: float) -> dict[str, float]:
+    """Settings of the arm's reported runs at the budget nearest by ratio; empty without any."""
     own = frame[frame["arm"] == arm]
-    for name in ("start", "alpha"):
-        if len(found := own[name].dropna()):
-            return f"{name}={found.iloc[0]}"
-    return ""
-
-
-def used_setting(frame: pd.DataFrame, arm: str, budget: int) -> tuple[float, float] | None:
-    """(lr, kl_weight) of the arm's reported runs at the budget nearest by ratio; None without."""
-    own = frame[(frame["arm"] == arm) & frame["lr"].notna() & frame["kl_weight"].notna()]
     if own.empty:
-        return None
+        return {}
     distance = np.abs(np.log(own["budget"].to_numpy(np.float64) / budget))
-    row = own.iloc[int(distance.argmin())]
-    return float(row["lr"]), float(row["kl_weight"])
+    return dict(own["settings"].iloc[int(distance.argmin())])

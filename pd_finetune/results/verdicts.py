@@ -1,14 +1,6 @@
 """Rules by which a claim counts as reproduced, not reproduced or reversed.
 
-- A claim of direction ("less", "more") is reproduced where the whole 95 % interval of the paired
-  difference lies on the claimed side of 0, reversed where it lies on the other; otherwise it is
-  not reproduced.
-- A claim of size ("untouched": below 0.10 nats) likewise, with that limit in place of 0.
-- A claim about budgets or counts follows the rule that stands beside it.
-- Without the runs, or with a single seed, it is not testable here.
-
-A claim of several parts is reproduced where all testable parts are, reversed where all are, and
-else not reproduced.
+The page of results states them in words: `report/templates/page.md.j2`.
 """
 
 from __future__ import annotations
@@ -18,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pd_finetune.results.intervals import Estimate
+from pd_finetune.results.summary import Estimate
 
 REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced", "reversed"
 NOT_TESTABLE = "not testable here"

@@ -10,19 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from pd_finetune.decomposition.components import Subcomponents
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.sites import Site, weight_at
-from pd_finetune.evaluation.cross_entropy import mean
-from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.evaluation.scores import edited_scores
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.selection.effect import INVERTED
+from pd_finetune.targets.changes import edited, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.upper import UpperLayers
+from pd_finetune.targets.predictions import Predictions
 
 # distances m - 1 on either side of the unedited target: few, as most candidates never get there, so
 # that what rises to chance and falls again between two of them is missed
@@ -52,25 +51,43 @@ class Doses:
     """Measures doses of one basis on the same windows.
 
     Args:
-        texts: windows of the target and of the protected language, in this order.
+        texts: windows of the target language, the protected one, and others, in this order.
     """
 
     def __init__(
-        self, target: Target, basis: Decomposition, texts: dict[str, HeldOut], batch: int = 0
+        self,
+        target: Target,
+        basis: Decomposition,
+        texts: Sequence[Int[Tensor, "rows pos"]],
+        batch: int = 0,
     ) -> None:
         self._target, self._basis, self._texts, self._batch = target, basis, texts, batch
         # at 1 any subcomponent leaves the target as it is
         self.clean = self.at(basis.all_keys()[0], 1.0)
 
-    def at(self, key: SubcomponentKey, scale: float) -> Dose:
-        """Cross-entropies with one subcomponent's scale at `scale`."""
+    def cross_entropies(self, key: SubcomponentKey, scale: float) -> list[float]:
+        """Mean nats per token of each text with one subcomponent's scale at `scale`."""
         change = change_of(self._basis, {key: scale}, self._target.device)
-        upper = UpperLayers(self._target.model, lowest_layer(change))
-        found, _ = edited_scores(self._target, change, self._texts, [], upper, self._batch)
-        target, protected = (mean(values) for values in found.values())
+        predictions = Predictions(self._target, lowest_layer(change), self._batch)
+        ces = []
+        for ids in self._texts:
+            rows = predictions.prepared(ids[:, :-1])
+            with edited(self._target.model, change):
+                ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
+        return ces
+
+    def at(self, key: SubcomponentKey, scale: float) -> Dose:
+        """Those of target and protected language."""
+        target, protected, *_ = self.cross_entropies(key, scale)
         return Dose(scale, target, protected)
 
-    def curve(self, key: SubcomponentKey, sign: int, chance: float) -> list[Dose]:
+    def curve(
+        self,
+        key: SubcomponentKey,
+        sign: int,
+        chance: float,
+        distances: Sequence[float] = DISTANCES,
+    ) -> list[Dose]:
         """Doses at growing distances from 1, until the target is at chance.
 
         Args:
@@ -78,7 +95,7 @@ class Doses:
             chance: the target's cross-entropy that is wanted, in nats per token.
         """
         doses = [self.clean]
-        for distance in DISTANCES:
+        for distance in distances:
             doses.append(self.at(key, 1 + sign * distance))
             if doses[-1].target_ce >= chance:
                 break
@@ -87,14 +104,14 @@ class Doses:
     def prices(self, key: SubcomponentKey, chance: float) -> dict[int, Price]:
         """What chance costs by suppressing or inverting (-1) and by amplifying (1)."""
         curves = {sign: self.curve(key, sign, chance) for sign in (-1, 1)}
-        return {s: price_of(self._refined(key, c, chance), chance) for s, c in curves.items()}
+        return {s: price_of(self.refined(key, c, chance), chance) for s, c in curves.items()}
 
     def price(self, key: SubcomponentKey, chance: float) -> Price:
         """The cheaper of the two directions; nan where neither is at chance for `MOST_DAMAGE`."""
         found = self.prices(key, chance).values()
         return min(found, key=lambda p: math.inf if math.isnan(p.damage) else p.damage)
 
-    def _refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
+    def refined(self, key: SubcomponentKey, doses: list[Dose], chance: float) -> list[Dose]:
         """The last interval halved a few times where the target is at chance at its end."""
         if doses[-1].target_ce < chance:
             return doses
@@ -132,26 +149,3 @@ def effect(doses: Doses, key: SubcomponentKey) -> float:
     inverted, clean = doses.at(key, INVERTED), doses.clean
     rise = inverted.target_ce - clean.target_ce
     return rise - (inverted.protected_ce - clean.protected_ce)
-
-
-@torch.no_grad()
-def singular_basis(target: Target, sites: Sequence[Site]) -> Decomposition:
-    """The singular value decomposition of the same matrices: one subcomponent per singular value.
-
-    V holds right singular vectors, U the left ones times their values, so that W = (V U)^T and
-    Delta is 0.
-    """
-    found = {}
-    for site in sites:
-        left, values, right = torch.linalg.svd(
-            weight_at(target.model, site).double(), full_matrices=False
-        )
-        found[site.name] = right.T.float(), (left * values).T.float()
-    ranks = {
-        site.name: Site(site.name, site.module, site.d_in, site.d_out, min(site.d_in, site.d_out))
-        for site in sites
-    }
-    components = Subcomponents(ranks)
-    for name, (V, U) in found.items():
-        components.assign(name, V.contiguous(), U.contiguous())
-    return Decomposition(components, None, 0)

@@ -6,6 +6,7 @@ dozens are exclusive to one language, their shares of importance are all near 1 
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
+from pd_finetune.decomposition.scales import change_of
 from pd_finetune.selection.tables import Rows
+from pd_finetune.targets.changes import edited
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +51,9 @@ def add_effects(
         language = str(subcomponents["top_language"].iloc[row])
         ids = torch.from_numpy(texts[language][:EFFECT_ROWS])
         if language not in base:
-            base[language] = mean(sequence_cross_entropies(target, ids, batch))
+            base[language] = fmean(sequence_cross_entropies(target, ids, batch))
         key = SubcomponentKey.parse(str(subcomponents["key"].iloc[row]))
         change = change_of(decomposition, {key: INVERTED}, target.device)
         with edited(target.model, change):
-            effects[row] = mean(sequence_cross_entropies(target, ids, batch)) - base[language]
+            effects[row] = fmean(sequence_cross_entropies(target, ids, batch)) - base[language]
     return subcomponents.assign(effect_nats=effects)

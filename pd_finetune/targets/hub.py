@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from pd_finetune.errors import UserError
+from pd_finetune.errors import UserError, first_line
 
 # tensors, configuration, tokenizer, terms; never code or pickles
 _FILES = (
@@ -57,10 +57,10 @@ def hub_snapshot(name: str) -> Path:
         HfApi().model_info(name, timeout=20)
         folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except Exception as error:  # HTTP, offline and cache errors share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
             f"no target model at '{name}': there is no such folder, and the Hugging Face Hub "
-            f"gives no model of that name ({reason}); set model.folder to a local copy of it"
+            f"gives no model of that name ({first_line(error, 160)}); set model.folder to a local "
+            "copy of it"
         ) from None
     if not _is_whole(folder):
         raise UserError(

@@ -1,9 +1,10 @@
-"""Loading a target: any causal language model that transformers can load, with its tokenizer."""
+"""A target: any causal language model that transformers reads from a folder, with its tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from pd_finetune.errors import UserError
-from pd_finetune.targets.folder import model_folder
+from pd_finetune.errors import UserError, first_line
 from pd_finetune.targets.readout import LogitReadout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# settings of a transformers config that change what the same weights compute
+_FUNCTION = re.compile(
+    "act|eps|head|multiplier|norm_before|parallel|residual|rope|rotary|scal|softcap|window"
+)
 
 
 @dataclass(eq=False)
@@ -73,6 +78,16 @@ def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def architecture(config: Any) -> dict[str, Any]:
+    """What a transformers config decides about the function that its weights don't tell.
+
+    Numbers of heads, rotary base, epsilons, activation and the like: two models of equal weights
+    that differ in one of these are two models.
+    """
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    return {name: values[name] for name in sorted(values) if _FUNCTION.search(name)}
+
+
 def fuse_activations(model: torch.nn.Module) -> None:
     """Replace transformers' `gelu_new`, ten elementwise operations, by torch's one tanh GELU.
 
@@ -86,59 +101,44 @@ def fuse_activations(model: torch.nn.Module) -> None:
                 setattr(parent, name, torch.nn.GELU(approximate="tanh"))
 
 
-def load_tokenizer(folder: str) -> Tokenizer:
-    """The tokenizer of `model.folder`, without its weights.
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a transformers folder, without its weights.
 
     Raises:
-        UserError: there is no such model, or its tokenizer.json is damaged.
+        UserError: its tokenizer.json is damaged.
     """
-    path = _complete_folder(folder)
     try:
         return Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"cannot load the tokenizer at '{path}': {error}") from None
+        raise UserError(f"cannot load the tokenizer at '{path}': {first_line(error)}") from None
 
 
-def _complete_folder(folder: str) -> Path:
-    path = model_folder(folder)
-    for needed in ("config.json", "tokenizer.json"):
-        if not (path / needed).is_file():
-            raise UserError(
-                f"no target model at '{path}': {needed} is missing; "
-                "set model.folder to a transformers folder, a name on the Hugging Face Hub, or a "
-                "W&B run or local folder of a Goodfire target"
-            )
-    return path
-
-
-def load_target(folder: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Target:
-    """Load a target from a transformers folder or the Hub ("embedded": the one that ships).
-
-    Goodfire's LlamaSimpleMLP checkpoints, as a folder, file or W&B run path, are converted first
-    (see `goodfire.target`). No code from the folder is run.
+def read_target(path: Path, name: str, device: torch.device | str, dtype: str) -> Target:
+    """The target in a transformers folder; no code from it is run.
 
     Raises:
-        UserError: the folder is missing, or is no causal language model with a `tokenizer.json`.
+        UserError: it is no causal language model, or its weights are incomplete or not finite.
     """
-    path = _complete_folder(folder)
+    tokenizer = read_tokenizer(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         # float32 first, whatever is asked for: what a decomposition belongs to are the weights
         # as they are stored, not as they are rounded
         model, info = _read(path, torch.float32)
     except Exception as error:  # safetensors, OS and config errors share no base class
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the target model at '{path}': {line}") from None
+        raise UserError(f"cannot load the target model at '{path}': {first_line(error)}") from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise UserError(f"the weights at '{path}' are incomplete: {missing} is missing")
+    for key, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"the weights at '{path}' are damaged: {key} holds NaN or infinity")
     digest = weights_hash(model)
     if dtype != "float32":
         # read again, not cast: transformers keeps some of the parts in 32 bits
         model, _ = _read(path, getattr(torch, dtype))
     fuse_activations(model)
     model.requires_grad_(False).eval().to(torch.device(device))
-    return Target(model, tokenizer, name=folder, stored_hash=digest)
+    return Target(model, tokenizer, name, stored_hash=digest)
 
 
 def _read(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pd_finetune.decomposition.divergence import CleanOutput, divergence_from_clean
+from pd_finetune.targets.divergence import divergence_from_clean
 from pd_finetune.targets.head import has_linear_head
 
 
@@ -32,11 +31,6 @@ class Readout(Protocol):
         self, masked: Float[Tensor, "rows pos any"], clean: Float[Tensor, "rows pos any"]
     ) -> Float[Tensor, "rows pos"]:
         """Divergence of a masked output from the clean one, per position."""
-
-    def from_clean(
-        self, clean: Float[Tensor, "rows pos any"]
-    ) -> Callable[[Float[Tensor, "rows pos any"]], Float[Tensor, "rows pos"]]:
-        """The same as a function of the masked output, for several of them."""
 
 
 class Decomposable(Protocol):
@@ -66,7 +60,7 @@ class LogitReadout:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self._linear_head = has_linear_head(model)
+        self._linear_head = has_linear_head(model)  # not asked in compiled code
 
     def example(self) -> Int[Tensor, "rows pos"]:
         return torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
@@ -86,9 +80,3 @@ class LogitReadout:
             return divergence_from_clean(masked, clean, self.model.get_output_embeddings())
         log_p, log_q = clean.float().log_softmax(-1), masked.float().log_softmax(-1)
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-
-    def from_clean(self, clean: Float[Tensor, "rows pos any"]) -> Callable[[Tensor], Tensor]:
-        """As `divergence`, to some 1e-6 nats; what depends on the clean output is made once."""
-        if self._linear_head and clean.dtype == torch.float32:
-            return CleanOutput(clean, self.model.get_output_embeddings()).divergence
-        return lambda masked: self.divergence(masked, clean)

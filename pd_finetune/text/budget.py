@@ -6,8 +6,8 @@ followed by text that begins where a paragraph begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from zlib import crc32
 
 import numpy as np
@@ -20,7 +20,6 @@ from pd_finetune.errors import UserError
 from pd_finetune.text.config import TokenBudgetConfig
 from pd_finetune.text.tokens import DocumentSource, end_of_text_id
 
-_BATCH = 64  # paragraphs tokenised at once: more than a small budget needs, far from all
 _CHARACTERS_PER_TOKEN = 16  # tokens are shorter on average; a shortfall is made up
 
 
@@ -70,22 +69,6 @@ def _paragraphs(documents: list[str]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _tokenised_paragraphs(
-    tokenizer: Tokenizer, documents: list[str], language: str, seed: int
-) -> Iterator[list[int]]:
-    """Token ids of all paragraphs in the seed's permutation, tokenised when reached."""
-    paragraphs = _paragraphs(documents)
-    order = _order("budget", language, seed, len(paragraphs))
-    size = 4
-    start = 0
-    while start < len(order):
-        batch = [paragraphs[index] for index in order[start : start + size]]
-        start, size = start + size, min(2 * size, _BATCH)
-        texts = [documents[number][begin:end] for number, begin, end in batch]
-        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            yield encoding.ids
-
-
 def target_sample(
     tokenizer: Tokenizer,
     source: DocumentSource,
@@ -105,16 +88,17 @@ def target_sample(
     """
     eot = end_of_text_id(tokenizer)
     documents = source.documents(language, "train")
+    paragraphs = _paragraphs(documents)
     sequences: list[list[int]] = []
     drawn = 0
-    for ids in _tokenised_paragraphs(tokenizer, documents, language, seed):
+    for index in _order("budget", language, seed, len(paragraphs)):
         if drawn == budget:
             break
-        if len(ids) < settings.min_paragraph_tokens:
-            continue
-        taken = ids[: min(settings.sequence_tokens, budget - drawn)]
-        sequences.append(taken)
-        drawn += len(taken)
+        number, start, end = paragraphs[index]
+        ids = tokenizer.encode(documents[number][start:end], add_special_tokens=False).ids
+        if len(ids) >= settings.min_paragraph_tokens:
+            sequences.append(ids[: min(settings.sequence_tokens, budget - drawn)])
+            drawn += len(sequences[-1])
     if drawn < budget:
         raise UserError(
             f"budget={budget}: the train text of '{language}' has {drawn:,} tokens in paragraphs "
@@ -180,19 +164,12 @@ def protect_pool(
     Raises:
         UserError: a language has too little text.
     """
-    by_language = [
-        _protect_windows(
-            tokenizer,
-            source.documents(language, "train"),
-            language,
-            seed,
-            pool // len(languages) + (position < pool % len(languages)),
-            tokens,
-        )
-        for position, language in enumerate(languages)
-    ]
-    turns = max(map(len, by_language), default=0)
-    rows = [
-        windows[turn] for turn in range(turns) for windows in by_language if turn < len(windows)
-    ]
+    by_language = []
+    for position, language in enumerate(languages):
+        count = pool // len(languages) + (position < pool % len(languages))
+        documents = source.documents(language, "train")
+        windows = _protect_windows(tokenizer, documents, language, seed, count, tokens)
+        by_language.append(windows)
+    turns = zip_longest(*by_language)
+    rows = [window for turn in turns for window in turn if window is not None]
     return torch.tensor(rows, dtype=torch.int64).reshape(pool, tokens)

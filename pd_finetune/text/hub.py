@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from pd_finetune.cache import cache_folder, source_sha256
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, make_folder, replacing, source_sha256
-from pd_finetune.text.hub_rows import hub_rows, local_files, local_rows
+from pd_finetune.files import make_folder, replacing
+from pd_finetune.text.hub_rows import local_files, rows
 from pd_finetune.text.identify import CODE, is_code
 from pd_finetune.text.sources import ParquetFolder
 from pd_finetune.text.tokens import DocumentSource
@@ -46,7 +47,7 @@ class _Filling:
             "validation": source.validation_characters,
             "test": source.test_characters,
         }
-        self.documents: list[tuple[str, str]] = []
+        self.documents: list[dict[str, str]] = []
 
     @property
     def full(self) -> bool:
@@ -58,20 +59,8 @@ class _Filling:
         if not text.strip() or self.left[split] <= 0:
             return 0
         self.left[split] -= len(text)
-        self.documents.append((text, split))
+        self.documents.append({"text": text, "split": split})
         return len(text)
-
-    def write(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns = {
-            "text": pa.array([text for text, _ in self.documents], pa.large_string()),
-            "split": pa.array([split for _, split in self.documents], pa.string()),
-        }
-        make_folder(path.parent)
-        with replacing(path) as temporary:
-            pq.write_table(pa.table(columns), temporary)
 
 
 @dataclass(frozen=True)
@@ -116,16 +105,19 @@ class _CachedText(ABC):
         """The cached parquet file of a language, read first where it is not there yet."""
         identity = {str(k): str(v) for k, v in asdict(self).items() if k not in _OTHER_SOURCES}
         if self.folder is not None:
-            files = local_files(self.name, self.folder, self._pattern(language))
-            stats = [(str(file), file.stat()) for file in files]
+            stats = [(str(f), f.stat()) for f in self._local_files(language) or ()]
             identity["files"] = str([(f, s.st_size, s.st_mtime_ns) for f, s in stats])
         key = hashlib.sha256(str(sorted(identity.items())).encode()).hexdigest()[:24]
         root = cache_folder() / "text" / f"{self.name.replace('/', '--')}-{key}"
         path = root / f"{language}.parquet"
         if not path.is_file():
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             for name, filling in self._read(language).items():
                 if filling.documents:
-                    filling.write(root / f"{name}.parquet")
+                    with replacing(make_folder(root) / f"{name}.parquet") as temporary:
+                        pq.write_table(pa.Table.from_pylist(filling.documents), temporary)
         if not path.is_file():
             raise UserError(f"no text for language '{language}' found in '{self.name}'")
         return path
@@ -160,12 +152,10 @@ class _CachedText(ABC):
                 f"out-of-domain text: {message}; languages.source.out_of_domain=null does without"
             ) from None
 
-    def _rows(
-        self, config: str | None, pattern: str, columns: list[str]
-    ) -> Iterator[dict[str, Any]]:
-        if self.folder is not None:
-            return local_rows(local_files(self.name, self.folder, pattern), columns)
-        return hub_rows(self.name, config)
+    def _local_files(self, language: str) -> list[Path] | None:
+        """The files of the local copy, if there is to be one."""
+        pattern = self._pattern(language)
+        return None if self.folder is None else local_files(self.name, self.folder, pattern)
 
 
 @dataclass(frozen=True)
@@ -193,7 +183,7 @@ class HubDataset(_CachedText):
         filling = _Filling(self)
         total = sum(filling.left.values())
         with tqdm(total=total, desc=f"{self.name} {config}", unit="char", unit_scale=True) as bar:
-            for row in self._rows(config, self._pattern(language), [self.column, self.identity]):
+            for row in rows(self.name, config, self._local_files(language)):
                 if self.column not in row or self.identity not in row:
                     raise UserError(
                         f"'{self.name}' has no column '{self.column}' or '{self.identity}'; "
@@ -252,8 +242,9 @@ class PileTokenised(_CachedText):
         fillings = {name: _Filling(self) for name in self.languages}
         bar = tqdm(total=self.rows, desc=f"{self.name} (until full)", unit="row", unit_scale=True)
         with bar:
-            for number, row in enumerate(self._rows(None, self._pattern(language), ["input_ids"])):
-                if number >= self.rows or all(filling.full for filling in fillings.values()):
+            read = rows(self.name, None, self._local_files(language))
+            for row in islice(read, self.rows):
+                if all(filling.full for filling in fillings.values()):
                     break
                 for piece in pieces(row["input_ids"]):
                     text = tokenizer.decode(piece).strip()
@@ -268,14 +259,7 @@ class PileTokenised(_CachedText):
         return fillings
 
 
-def pieces(ids: list[int]) -> Iterator[list[int]]:
+def pieces(ids: list[int]) -> list[list[int]]:
     """Cut a row at its end-of-text tokens; empty pieces are passed over."""
-    piece: list[int] = []
-    for token in ids:
-        if token != NEOX_END_OF_TEXT:
-            piece.append(int(token))
-        elif piece:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
+    runs = groupby(ids, lambda token: token == NEOX_END_OF_TEXT)
+    return [list(run) for is_cut, run in runs if not is_cut]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pd_finetune.errors import UserError
+from pd_finetune.errors import UserError, first_line
 
 
 def _from_hub(name: str) -> str:
@@ -31,8 +31,7 @@ def load_pile_tokenizer(place: str) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file) if file.is_file() else _from_hub(place))
     except Exception as error:  # tokenizers raises plain Exception
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"cannot load tokenizer '{place}' ({reason}): set languages.source.tokenizer to a "
-            "folder with tokenizer.json"
+            f"cannot load tokenizer '{place}' ({first_line(error)}): set "
+            "languages.source.tokenizer to a folder with tokenizer.json"
         ) from None

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pd_finetune.errors import UserError
-from pd_finetune.files import source_sha256
+from pd_finetune.cache import source_sha256
+from pd_finetune.errors import UserError, first_line
 
 SPLITS = ("train", "validation", "test", "ood")
 EMBEDDED_TEXT = Path(__file__).parent.parent / "embedded" / "text"
@@ -45,17 +45,13 @@ class ParquetFolder:
 
     def documents(self, language: str, split: str) -> list[str]:
         """All documents of one split in file order; empty where the split has none."""
-        from datasets import Dataset, disable_progress_bars
+        import pyarrow.parquet as pq
 
         if split not in SPLITS:
             raise UserError(f"unknown split '{split}'; possible: {', '.join(SPLITS)}")
         path = self.path(language)
-        disable_progress_bars()
         try:
-            rows = Dataset.from_parquet(str(path), columns=["text", "split"], keep_in_memory=True)
-        except Exception as error:  # pyarrow raises many kinds for a broken file
-            raise UserError(f"cannot read text file '{path}': {error}") from None
-        table = rows.data.table
-        import pyarrow.compute as pc
-
-        return table.filter(pc.equal(table["split"], split))["text"].to_pylist()
+            table = pq.read_table(path, columns=["text"], filters=[("split", "=", split)])
+            return table["text"].to_pylist()
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's own are of these
+            raise UserError(f"cannot read text file '{path}': {first_line(error)}") from None

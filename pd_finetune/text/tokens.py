@@ -1,7 +1,5 @@
 """Token streams: documents of one language and split, tokenised once and cached."""
 
-import hashlib
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +7,8 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from pd_finetune import cache
 from pd_finetune.errors import UserError
-from pd_finetune.files import cache_folder, make_folder, replacing
 
 
 class DocumentSource(Protocol):
@@ -41,12 +39,6 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     )
 
 
-def _cache_path(tokenizer: Tokenizer, source: DocumentSource, language: str, split: str) -> Path:
-    identity = f"{tokenizer.to_str()}|{source.fingerprint(language)}|{language}|{split}"
-    name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    return cache_folder() / "tokens" / f"{language}-{split}-{name}.npy"
-
-
 def token_stream(
     tokenizer: Tokenizer, source: DocumentSource, language: str, split: str
 ) -> Int[np.ndarray, " tokens"]:
@@ -54,33 +46,27 @@ def token_stream(
 
     The cache file is keyed by tokenizer, text, language and split: a change of any makes another.
     """
-    path = _cache_path(tokenizer, source, language, split)
-    if path.is_file():
+    identity = f"{tokenizer.to_str()}|{source.fingerprint(language)}|{language}|{split}"
+    path = cache.entry("tokens", identity, ".npy")
+    if cache.is_whole(path):
         return np.load(path, mmap_mode="r")
     documents = source.documents(language, split)
     eot = end_of_text_id(tokenizer)
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.int32
     pieces: list[np.ndarray] = []
-    for start in tqdm(
-        range(0, len(documents), 1000),
-        desc=f"tokenise {language}/{split}",
-        unit="k documents",
-        leave=False,
-        disable=len(documents) < 5000,
-    ):
-        for encoding in tokenizer.encode_batch_fast(
-            documents[start : start + 1000], add_special_tokens=False
-        ):
+    batches = range(0, len(documents), 1000)
+    name = f"tokenise {language}/{split}"
+    for start in tqdm(batches, name, leave=False, disable=len(documents) < 5000):
+        batch = documents[start : start + 1000]
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             pieces.append(np.array([eot, *encoding.ids], dtype=dtype))
     stream = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
-    make_folder(path.parent)
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, stream)
+    cache.keep(path, lambda handle: np.save(handle, stream))
     return np.load(path, mmap_mode="r") if len(stream) else stream
 
 
 def windows(
-    stream: Int[np.ndarray, " tokens"], rows: int, length: int, spread: bool = True
+    stream: Int[np.ndarray, " tokens"], rows: int, length: int
 ) -> Int[np.ndarray, "rows length"]:
     """`rows` disjoint windows of `length` tokens, spread evenly over the stream.
 
@@ -90,6 +76,5 @@ def windows(
     count = min(rows, available)
     if count == 0:
         return np.zeros((0, length), np.int64)
-    step = available / count if spread else 1
-    starts = (np.arange(count) * step).astype(np.int64) * length
+    starts = (np.arange(count) * (available / count)).astype(np.int64) * length
     return np.stack([np.asarray(stream[s : s + length], dtype=np.int64) for s in starts])

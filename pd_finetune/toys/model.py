@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar
 
@@ -68,9 +67,6 @@ class MSEReadout:
     ) -> Float[Tensor, "rows pos"]:
         """Mean over outputs of (masked - clean)^2, in float32."""
         return (masked.float() - clean.float()).square().mean(-1)
-
-    def from_clean(self, clean: Float[Tensor, "rows pos any"]) -> Callable[[Tensor], Tensor]:
-        return lambda masked: self.divergence(masked, clean)
 
 
 class ToyTarget:

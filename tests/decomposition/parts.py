@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pd_finetune.decomposition.ci_function import CIFunction
-from pd_finetune.decomposition.components import Subcomponents, shared_inputs
+from pd_finetune.decomposition.components import SiteMask, Subcomponents, shared_inputs
 from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig
+from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import Site, find_sites
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.targets.load import Target
@@ -141,3 +142,18 @@ def unsettled(trainer: Trainer) -> Trainer:
             parameter += 0.1 * torch.randn_like(parameter)
         trainer.ci_function.output_head.weight.mul_(4.0)
     return trainer
+
+
+def divergence(
+    recon: Reconstruction, mask: Tensor, delta: Tensor | None = None, route: Tensor | None = None
+) -> Tensor:
+    """KL with all sites replaced; masks, Deltas' masks and routes of sites in sorted order."""
+    masks = {
+        name: SiteMask(
+            part,
+            None if delta is None else delta[..., i],
+            None if route is None else route[..., i],
+        )
+        for i, (name, part) in enumerate(recon.ci_function.split(mask).items())
+    }
+    return recon.divergence_under(masks)

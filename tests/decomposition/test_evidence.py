@@ -25,10 +25,10 @@ from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
 from pd_finetune.targets.load import Target
-from tests import composed, tiny
+from tests import tiny
 from tests.decomposition import parts
 
-LADDER = composed.part("quality", "adversary", rungs=[3, 6], restarts=2, site_steps=3)
+LADDER: dict[str, Any] = {"rungs": [3, 6], "step": 0.1, "restarts": 2, "site_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def exact() -> tuple[Target, Decomposition]:
 
 @pytest.fixture(scope="module")
 def found(exact: tuple[Target, Decomposition]) -> dict[str, Any]:
-    return battery(*exact, parts.IDS, LADDER, batch=1, progress=False)
+    return battery(*exact, parts.IDS, **LADDER, batch=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_one_site_masked_is_the_route_to_that_site(
     for place, name in enumerate(function.order):
         route = torch.zeros(*parts.IDS.shape, len(function.order), dtype=torch.bool)
         route[..., place] = True
-        expected = recon.divergence(ci, route=route).mean(-1)
+        expected = parts.divergence(recon, ci, route=route).mean(-1)
         ours = masked_divergence(batches, MASKINGS["ci_masked"], [name], generator)
         torch.testing.assert_close(ours, expected)
 
@@ -182,7 +182,7 @@ def test_values_that_are_not_finite_are_refused(exact: tuple[Target, Decompositi
             target,
             Decomposition(broken, decomposition.ci_function, 12),
             parts.IDS,
-            LADDER,
+            **LADDER,
             progress=False,
         )
 

@@ -1,4 +1,4 @@
-"""The evidence table of a decomposition whose right answers are known."""
+"""What a training keeps of its evidence, of a decomposition whose right answers are known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 
 from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import Subcomponents
+from pd_finetune.decomposition.decomposition import Decomposition
+from pd_finetune.decomposition.evidence.battery import battery, summary
+from pd_finetune.decomposition.evidence.report import print_record
 from pd_finetune.decomposition.initialise import initialise
-from pd_finetune.decomposition.quality import evidence, print_evidence
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.targets.load import Target
-from tests import composed, tiny
+from tests import tiny
 from tests.decomposition import parts
 
 KL = {"unmasked", "ci_masked", "rounded", "stochastic", "random", "zero", "fresh_adversary"}
@@ -27,6 +29,16 @@ def exact() -> tuple[Target, Subcomponents, CIFunction]:
     return target, components, parts.ci_function(target.model, components.sites)
 
 
+def evidence(
+    target: Target, components: Subcomponents, function: CIFunction, steps: int = 20, seed: int = 0
+) -> dict[str, Any]:
+    decomposition = Decomposition(components, function, 12)
+    found = battery(
+        target, decomposition, parts.IDS, rungs=[steps], step=0.1, seed=seed, progress=False
+    )
+    return summary(found, "kl_nats")
+
+
 def numbers(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [n for part in value.values() for n in numbers(part)]
@@ -35,7 +47,7 @@ def numbers(value: Any) -> list[float]:
 
 def test_rows_of_an_exact_start() -> None:
     target, components, function = exact()
-    proof = evidence(target, components, function, parts.IDS, composed.part("decompose", "quality"))
+    proof = evidence(target, components, function)
     kl = proof["kl_nats"]
     assert set(kl) == KL
     assert all(math.isfinite(n) for n in numbers(proof))
@@ -51,13 +63,7 @@ def test_counts_are_those_of_the_ci_values() -> None:
     target, components, function = exact()
     with torch.no_grad():
         function.output_head.bias[:3] = -50.0  # dead
-    proof = evidence(
-        target,
-        components,
-        function,
-        parts.IDS,
-        composed.part("decompose", "quality", adversary_steps=0),
-    )
+    proof = evidence(target, components, function, steps=0)
     with torch.no_grad():
         recon = Reconstruction(target.model, components, function, parts.IDS)
         ci = recon.pre_sigmoid().clamp(0, 1).flatten(0, 1)
@@ -79,17 +85,16 @@ def test_counts_are_those_of_the_ci_values() -> None:
 def test_masks_of_ones_and_zeros_by_the_ci_function() -> None:
     """CI 1 everywhere: nothing may be ablated, all rows but random and zero vanish; CI 0: zero."""
     target, components, function = exact()
-    settings = composed.part("decompose", "quality", adversary_steps=3)
     with torch.no_grad():
         function.output_head.weight.zero_()
         function.output_head.bias.fill_(2.0)
-    kl = evidence(target, components, function, parts.IDS, settings)["kl_nats"]
+    kl = evidence(target, components, function, steps=3)["kl_nats"]
     for name in ("unmasked", "ci_masked", "rounded", "stochastic", "fresh_adversary"):
         assert abs(kl[name]) < 1e-5
     assert min(kl["random"], kl["zero"]) > 0.01
     with torch.no_grad():
         function.output_head.bias.fill_(-2.0)
-    kl = evidence(target, components, function, parts.IDS, settings)["kl_nats"]
+    kl = evidence(target, components, function, steps=3)["kl_nats"]
     assert kl["ci_masked"] == kl["rounded"] == kl["zero"] > 0.1
 
 
@@ -98,26 +103,20 @@ def test_unfaithful_parts_show_in_the_unmasked_row() -> None:
     with torch.no_grad():
         for name in components.sites:
             components.U(name).mul_(0.5)
-    proof = evidence(
-        target,
-        components,
-        function,
-        parts.IDS,
-        composed.part("decompose", "quality", adversary_steps=0),
-    )
+    proof = evidence(target, components, function, steps=0)
     assert proof["kl_nats"]["unmasked"] > 0.01
     assert proof["faithfulness_relative"] == pytest.approx(0.25, rel=1e-4)
 
 
 def test_evidence_is_repeatable_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     target, components, function = exact()
-    settings = composed.part("decompose", "quality", adversary_steps=1)
-    first = evidence(target, components, function, parts.IDS, settings)
-    assert evidence(target, components, function, parts.IDS, settings) == first
-    other = evidence(target, components, function, parts.IDS, settings, seed=1)
+    first = evidence(target, components, function, steps=1)
+    assert evidence(target, components, function, steps=1) == first
+    other = evidence(target, components, function, steps=1, seed=1)
     assert other["kl_nats"]["stochastic"] != first["kl_nats"]["stochastic"]
     assert other["kl_nats"]["zero"] == first["kl_nats"]["zero"]
-    print_evidence(first)
+    decomposition = Decomposition(components, function, 12)
+    print_record(battery(target, decomposition, parts.IDS, rungs=[1], step=0.1, progress=False))
     shown = capsys.readouterr().out
-    assert f"{first['kl_nats']['zero']:.4f}" in shown
+    assert f"{first['kl_nats']['zero']:.4f}" in shown and "24 held-out tokens" in shown
     assert all(name in shown for name in components.sites)

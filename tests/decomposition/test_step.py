@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pd_finetune.decomposition.losses import faithfulness
-from pd_finetune.decomposition.noise import RowNoise
+from pd_finetune.decomposition.noise import RowNoise, fractions
 from pd_finetune.decomposition.reconstruction import Reconstruction
 from pd_finetune.decomposition.sigmoids import upper_leaky
 from pd_finetune.decomposition.step import annealed
@@ -38,7 +38,7 @@ def kl(trainer: Trainer, rows: slice, r: Tensor, route: Tensor | None = None) ->
     ci = recon.pre_sigmoid().detach().clamp(0, 1)
     C = ci.shape[-1]
     r = r.expand(*ci.shape[:2], r.shape[-1])
-    return recon.divergence(ci + (1 - ci) * r[..., :C], r[..., C:], route).mean()
+    return parts.divergence(recon, ci + (1 - ci) * r[..., :C], r[..., C:], route).mean()
 
 
 def uppers(trainer: Trainer) -> Tensor:
@@ -53,7 +53,7 @@ def test_merged(step: int, adversary: bool) -> None:
     result = trainer.maker.loss(IDS, step, NOISE)
     C, sites = sum(trainer.ci_function.C), len(trainer.components.sites)
     hostile = ROWS // 2 if adversary else 0
-    r = NOISE.sources(slice(hostile, None), WINDOW, C + sites)
+    r = fractions(NOISE.sources(slice(hostile, None), WINDOW, C + sites), torch.float32)
     route = NOISE.routes(slice(hostile, None), WINDOW, sites)
     stochastic = kl(trainer, slice(hostile, None), r, route)
     total = stochastic
@@ -89,7 +89,7 @@ def test_separate(scope: str) -> None:
     sources, step = copy.deepcopy(trainer.maker.sources), 6
     result = trainer.maker.loss(IDS, step, NOISE)
     C, sites = sum(trainer.ci_function.C), len(trainer.components.sites)
-    r = NOISE.sources(slice(None), WINDOW, C + sites)
+    r = fractions(NOISE.sources(slice(None), WINDOW, C + sites), torch.float32)
     route = NOISE.routes(slice(None), WINDOW, sites)
     stochastic = kl(trainer, slice(None), r, route)
 

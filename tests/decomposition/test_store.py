@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from pd_finetune.decomposition.components import recorded_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.store import RECORD, WEIGHTS, load_decomposition, save_decomposition
+from pd_finetune.decomposition.folder import RECORD, WEIGHTS
+from pd_finetune.decomposition.store import save_decomposition
 from pd_finetune.errors import UserError
+from pd_finetune.files import file_sha256
+from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from tests import tiny
@@ -140,6 +144,48 @@ def test_broken_record(change: Any, tmp_path: Path) -> None:
     changed_record(tmp_path, change)
     with pytest.raises(UserError, match=f"broken decomposition record.*{RECORD}"):
         load_decomposition(str(tmp_path), target)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "ci_function.output_head.bias"}, "bias"),
+        (lambda t: t | {"V.h.0.attn.q_proj": t["V.h.0.attn.q_proj"][:-1]}, "V.h.0.attn.q_proj"),
+        (lambda t: t | {"U.h.0.attn.q_proj": t["U.h.0.attn.q_proj"][0]}, "U.h.0.attn.q_proj"),
+        (lambda t: t | {"W.h.0.attn.q_proj": t["V.h.0.attn.q_proj"] + 0}, "W.h.0.attn.q_proj"),
+    ],
+)
+def test_weights_that_are_not_the_records(change: Any, name: str, tmp_path: Path) -> None:
+    target, _ = stored(tmp_path)
+    tensors = change(load_file(tmp_path / WEIGHTS))
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / WEIGHTS)
+    digest = file_sha256(tmp_path / WEIGHTS)
+    changed_record(tmp_path, lambda record: record | {"weights_sha256": digest})
+    with pytest.raises(UserError, match=f"{WEIGHTS}'.*{name} has shape"):
+        load_decomposition(str(tmp_path), target)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rms_norm_eps", 1e-3),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 500.0}),
+        ("num_attention_heads", 4),
+        ("hidden_act", "relu2"),
+    ],
+)
+def test_of_a_target_of_equal_weights_and_another_architecture(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    target, _ = stored(tmp_path)
+    setattr(target.model.config, name, value)
+    with pytest.raises(UserError, match=f"is of a target with {name} .*model.folder"):
+        load_decomposition(str(tmp_path), target)
+    # what was stored before architectures were is compared by weights alone
+    changed_record(
+        tmp_path, lambda record: {k: v for k, v in record.items() if k != "target_architecture"}
+    )
+    assert load_decomposition(str(tmp_path), target).window == 12
 
 
 def test_record_that_is_no_json(tmp_path: Path) -> None:

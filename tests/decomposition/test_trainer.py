@@ -203,7 +203,7 @@ def test_no_checkpoint_after_a_gradient_that_is_not_finite(
 ) -> None:
     made = trainer(tmp_path, parts.config(12))
     made.config.checkpoint_steps = 1
-    plain = made.maker.loss
+    plain = made.maker._loss
 
     def loss(*arguments: Any) -> StepLoss:
         result = plain(*arguments)
@@ -211,7 +211,7 @@ def test_no_checkpoint_after_a_gradient_that_is_not_finite(
             result.total = result.total + (made.components.V("h.1.mlp.c_fc") * 0).sqrt().sum()
         return result
 
-    monkeypatch.setattr(made.maker, "loss", loss)
+    monkeypatch.setattr(made.maker, "_loss", loss)
     with pytest.raises(TrainingError, match="step 3"):
         made.train(progress=False)
     kept = torch.load(made.checkpoint, weights_only=True)

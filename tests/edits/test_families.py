@@ -17,9 +17,10 @@ from pd_finetune.edits.edit import Material
 from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target
 from pd_finetune.targets.changes import bake, edited, edited_weights
 from pd_finetune.targets.keys import SubcomponentKey
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from tests import families
 
 FAMILIES = list(families.MAKE)

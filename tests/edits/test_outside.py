@@ -14,8 +14,9 @@ from pd_finetune.edits.lora import Lora
 from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.experiment import finetune_run
+from pd_finetune.loading.target import load_target
 from pd_finetune.targets.changes import edited, load_change, save_change
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.targets.load import Target
 from tests import composed, tiny
 from tests.edits.outside import Reading, Shrink
 

@@ -1,24 +1,35 @@
 """Cross-entropy and KL against float64, pairing, true means, and a cache that knows its model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from pd_finetune.cache import cache_folder
+from pd_finetune.edits.edit import Material
+from pd_finetune.edits.lora import Lora
+from pd_finetune.edits.mask import Mask
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.config import EvaluationConfig
-from pd_finetune.evaluation.cross_entropy import paired_standard_error, sequence_cross_entropies
-from pd_finetune.evaluation.divergence import sequence_divergences
-from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.evaluation.evaluate import (
+    Evaluation,
+    edited_values,
+    evaluate,
+    paired_standard_error,
+)
 from pd_finetune.evaluation.held_out import held_out
-from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.files import cache_folder
+from pd_finetune.evaluation.sampling import continuations
+from pd_finetune.targets.changes import edited
 from pd_finetune.targets.load import Target
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from tests import tiny
+from tests.composed import group
 
-SETTINGS = EvaluationConfig(
-    rows=5, window=16, batch=2, rollout_tokens=6, rollouts={"de": "Der Hund", "en": "The dog"}
+SETTINGS = replace(
+    group("evaluation", "default", rows=5, window=16, batch=2, rollout_tokens=6),
+    rollouts={"de": "Der Hund", "en": "The dog"},
 )
 
 
@@ -28,27 +39,39 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def edit(target: Target, m: float = -1.0) -> MaskMethod:
-    return MaskMethod(target, tiny.decomposition(target), tiny.KEYS, start=m)
+def edit(target: Target, m: float = -1.0) -> Mask:
+    return Mask(Material(target, tiny.decomposition(target), tiny.KEYS), start=m)
 
 
 def run(target: Target, m: float = -1.0, settings: EvaluationConfig = SETTINGS) -> Evaluation:
     return evaluate(target, edit(target, m), tiny.source(), ["de", "en"], ["en"], settings)
 
 
-def test_cross_entropy_and_kl_against_float64() -> None:
+@pytest.mark.parametrize("at_once", [2**28, 1])
+@pytest.mark.parametrize("linear", [True, False])
+def test_cross_entropy_and_kl_against_float64(
+    linear: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pd_finetune.targets.predictions._READY_BYTES", at_once)
     target = tiny.target()
-    ids = held_out(target, tiny.source(), ["en"], SETTINGS)["en"].ids
+    if not linear:
+        head = target.model.get_output_embeddings()
+        head.register_forward_hook(lambda module, args, output: output * 0.5)
+    texts = held_out(target, tiny.source(), ["en"], SETTINGS)
+    ids = texts["en"].ids
     method = edit(target)
     ce = sequence_cross_entropies(target, ids, 2)
-    kl = sequence_divergences(target, method, ids, 2)
+    after, divergences = edited_values(target, method, texts, ["en"], SETTINGS)
+    kl = divergences["en"]
     target.model.double()
     clean = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
-    with method.edited():
-        edited = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    with edited(target.model, method):
+        changed = target.model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     wanted = -clean.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
     assert ce == pytest.approx(wanted.tolist(), abs=1e-5)
-    wanted = (clean.exp() * (clean - edited)).sum(-1).mean(1)
+    wanted = -changed.gather(-1, ids[:, 1:, None])[..., 0].mean(1)
+    assert after["en"] == pytest.approx(wanted.tolist(), abs=1e-5)
+    wanted = (clean.exp() * (clean - changed)).sum(-1).mean(1)
     assert kl == pytest.approx(wanted.tolist(), abs=1e-5)
     assert min(kl) > 1e-4
 
@@ -73,7 +96,7 @@ def test_no_edit_is_exactly_no_damage() -> None:
 
 def test_lora_evaluates_too() -> None:
     target = tiny.target()
-    method = LoraMethod(target, tiny.decomposition(target), [], rank=1)
+    method = Lora(Material(target, tiny.decomposition(target), []), rank=1)
     for parameter in method.parameters():
         parameter.data.normal_()
     result = evaluate(target, method, tiny.source(), ["de", "en"], ["en"], SETTINGS)
@@ -117,7 +140,7 @@ def test_cache_is_used_and_damaged_files_are_not() -> None:
 
 def test_settings_are_part_of_the_key() -> None:
     target = tiny.target()
-    short = EvaluationConfig(rows=5, window=8, batch=2)
+    short = group("evaluation", "fast", rows=5, window=8, batch=2)
     assert run(target, settings=short).base_ce_nats != run(target).base_ce_nats
 
 
@@ -137,9 +160,14 @@ def test_rollout_is_greedy_and_within_the_context() -> None:
 def test_windows_that_cannot_be() -> None:
     target = tiny.target()
     with pytest.raises(UserError, match="context is 64"):
-        held_out(target, tiny.source(), ["de"], EvaluationConfig(window=65))
+        held_out(target, tiny.source(), ["de"], group("evaluation", "fast", window=65))
     with pytest.raises(UserError, match="less than"):
-        held_out(target, tiny.MemorySource({"de": ["kurz"]}), ["de"], EvaluationConfig(window=60))
+        held_out(
+            target,
+            tiny.MemorySource({"de": ["kurz"]}),
+            ["de"],
+            group("evaluation", "fast", window=60),
+        )
 
 
 def test_standard_error_is_paired() -> None:

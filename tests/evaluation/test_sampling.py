@@ -5,8 +5,7 @@ import torch
 
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.repetition import repeated_ngrams
-from pd_finetune.evaluation.rollouts import continuations
-from pd_finetune.evaluation.sampling import encoded_prompts, generate
+from pd_finetune.evaluation.sampling import continuations, encoded_prompts, generate
 from pd_finetune.text.identify import LanguageIdentifier
 from tests import tiny
 

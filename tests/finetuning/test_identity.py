@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from pd_finetune import files
+from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError
-from pd_finetune.files import file_sha256, source_sha256
+from pd_finetune.files import file_sha256
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.finetuning.identity import finished_run, run_directory, stored_hashes
+from pd_finetune.loading.folders import EMBEDDED_TARGET
 from pd_finetune.records.record import Hashes
-from pd_finetune.targets.folder import EMBEDDED_TARGET
 from tests import composed
 
 

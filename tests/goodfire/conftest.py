@@ -18,8 +18,9 @@ from torch import Tensor
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.reconstruction import Reconstruction
-from pd_finetune.decomposition.store import load_decomposition
-from pd_finetune.targets.load import Target, load_target
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.target import load_target
+from pd_finetune.targets.load import Target
 from tests.goodfire.fixture import ABSENT, fixture_folder
 
 

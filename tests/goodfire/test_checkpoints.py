@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from pd_finetune.decomposition.components import recorded_inputs
-from pd_finetune.decomposition.folder import decomposition_folder
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.cache import goodfire_cache
 from pd_finetune.goodfire.target import target_folder
-from pd_finetune.targets.load import load_target
+from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.loading.folders import decomposition_folder
+from pd_finetune.loading.target import load_target
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint
 
 IDS = torch.arange(20).view(2, 10) * 7 % 53
@@ -89,7 +89,7 @@ def test_converted_once_by_content(made, target_path, tmp_path):
     # the same place with other content is another model
     Checkpoint(seed=3).write_target(tmp_path / "copy")
     assert target_folder(str(tmp_path / "copy")) != first
-    assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
+    assert not [path for path in first.parent.iterdir() if path.suffix == ".tmp"]
 
 
 def test_killed_conversion_leaves_nothing_that_counts(made, tmp_path, monkeypatch):
@@ -125,8 +125,8 @@ def test_run_path_found_where_goodfires_code_keeps_it(made, target, tmp_path, mo
         ({"use_grouped_query_attention": False}, "use_grouped_query_attention False"),
         ({"model_type": "GPT2"}, "model_type GPT2 cannot be read"),
         ({"n_head": 5}, "n_head 5"),
-        ({"n_layer": 3}, "model.layers.2.* missing"),
-        ({"n_intermediate": 21}, r"up_proj.weight has shape \[20, 12\].*says \[21, 12\]"),
+        ({"n_layer": 3}, "h.2.attn.k_proj.weight, .* missing"),
+        ({"n_intermediate": 21}, r"h.0.mlp.c_fc.weight has shape \[20, 12\], not \[21, 12\]"),
         ({"gate": True}, "unknown keys gate"),
         ({"vocab_size": 40}, "knows 53 tokens, its model 40"),
     ],
@@ -270,16 +270,22 @@ def without(state, part):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "h-0-attn-q_proj.U"), "V and U of h.0.attn.q_proj"),
+        (lambda s: without(s, "h-0-attn-q_proj.U"), "_components.h-0-attn-q_proj.U missing"),
         (lambda s: without(s, "_components"), "no _components"),
         (lambda s: without(s, "ci_fn."), "one global causal-importance transformer"),
-        (lambda s: without(s, "_output_head.b"), "lacks _output_head.b"),
-        (lambda s: without(s, "_blocks.0.mlp.2.b"), "lacks _blocks.0.mlp.2.b"),
-        (lambda s: without(s, "_blocks.0"), "CI function lacks _blocks.0"),
-        (lambda s: {**s, "ci_fn._global_ci_fn.extra": torch.ones(1)}, "unknown tensors: extra"),
+        (lambda s: without(s, "_output_head.b"), "_output_head.b missing"),
+        (lambda s: without(s, "_blocks.0.mlp.2.b"), "_blocks.0.mlp.2.b missing"),
+        (lambda s: without(s, "_blocks.0"), "lacks ci_fn._global_ci_fn._blocks.0"),
+        (
+            lambda s: {**s, "ci_fn._global_ci_fn.extra": torch.ones(1)},
+            "unknown tensors: .*_fn.extra",
+        ),
         (lambda s: {**s, "ci_fn._ci_fns.x": torch.ones(1)}, "one global"),
         (lambda s: {**s, "extra": torch.ones(1)}, "unknown tensors: extra"),
-        (lambda s: without(s, "target_model.h.1.mlp.c_fc"), "h.1.mlp.c_fc fits no matrix"),
+        (
+            lambda s: without(s, "target_model.h.1.mlp.c_fc"),
+            "lacks .*h.1.mlp.c_fc.weight",
+        ),
     ],
 )
 def test_incomplete_decomposition(made, tmp_path, change, message):

@@ -12,7 +12,7 @@ import pytest
 from pd_finetune.errors import UserError
 from pd_finetune.goodfire.download import download_run
 from pd_finetune.goodfire.runs import RunPath
-from pd_finetune.targets.load import load_target
+from pd_finetune.loading.target import load_target
 from tests.goodfire.writer import Checkpoint
 
 RUN = RunPath("goodfire", "spd", "t-0a1b2c3d")

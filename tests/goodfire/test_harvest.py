@@ -11,25 +11,17 @@ import pytest
 import torch
 
 from pd_finetune.errors import UserError
-from pd_finetune.goodfire.harvest_db import harvest_settings, read_harvest
+from pd_finetune.goodfire.harvest_db import read_harvest
 from pd_finetune.selection.statistics import TokenStatistics, pmi
 from pd_finetune.selection.tables import Group
 from pd_finetune.targets.keys import SubcomponentKey
 
 KEY = SubcomponentKey("h.1.mlp.c_fc", 7)
 PMI = json.dumps({"top": [[5, 1.5], [2, 0.5]], "bottom": [[3, -2.0]]})
-EXAMPLE = {
-    "token_ids": [4, 5, 6],
-    "firings": [False, True, False],
-    "activations": {"causal_importance": [0.0, 0.7, 0.0], "component_activation": [0.1, -2.0, 0.3]},
-}
 
 
 def write_db(path: Path, as_bytes: bool = True, count: bool = True, oldest: bool = False) -> Path:
     """One row, in one of the schemas that there have been."""
-    example = EXAMPLE
-    if oldest:
-        example = {"token_ids": [-1, 4, 5], "ci_values": [0.0, 0.0, 0.7]}
     means = {"causal_importance": 0.25, "component_activation": -0.5}
     row: dict[str, object] = {
         "component_key": str(KEY),
@@ -38,7 +30,7 @@ def write_db(path: Path, as_bytes: bool = True, count: bool = True, oldest: bool
         "firing_density": 0.125,
         **({"n_activation_examples": 1} if count else {}),
         **({"mean_ci": 0.25} if oldest else {"mean_activations": json.dumps(means)}),
-        "activation_examples": json.dumps([example]),
+        "activation_examples": "[]",
         "input_token_pmi": PMI,
         "output_token_pmi": PMI,
     }
@@ -48,8 +40,6 @@ def write_db(path: Path, as_bytes: bool = True, count: bool = True, oldest: bool
         connection.execute(f"CREATE TABLE components ({', '.join(row)})")
         marks = ", ".join("?" * len(row))
         connection.execute(f"INSERT INTO components VALUES ({marks})", list(row.values()))
-        connection.execute("CREATE TABLE config (key TEXT PRIMARY KEY, value TEXT)")
-        connection.execute("INSERT INTO config VALUES ('batch_size', '2')")
     connection.close()
     return path
 
@@ -61,23 +51,12 @@ def test_every_schema(tmp_path, as_bytes, count, oldest):
     path = write_db(tmp_path / "harvest.db", as_bytes, count, oldest)
     found = read_harvest(path)[KEY]
     assert (found.firing_density, found.mean_ci) == (0.125, 0.25)
-    assert found.mean_activation == (None if oldest else -0.5)
-    assert found.input_pmi == found.output_pmi == [(5, 1.5), (2, 0.5)]
-    assert found.input_pmi_bottom == [(3, -2.0)]
-    assert found.examples == []
-    (example,) = read_harvest(tmp_path, [KEY], examples=True)[KEY].examples
-    assert example.token_ids == ([4, 5] if oldest else [4, 5, 6])
-    assert example.firings == ([False, True] if oldest else [False, True, False])
-    assert example.causal_importance == ([0.0, 0.7] if oldest else [0.0, 0.7, 0.0])
-    assert read_harvest(path, [SubcomponentKey(KEY.site, 8)]) == {}
-    assert harvest_settings(path) == {"batch_size": 2}
+    assert read_harvest(tmp_path) == {KEY: found}
 
 
 def test_what_is_no_harvest(tmp_path):
     with pytest.raises(UserError, match="no harvest.db at"):
         read_harvest(tmp_path)
-    with pytest.raises(UserError, match="no harvest.db at"):
-        harvest_settings(tmp_path / "harvest.db")
     path = tmp_path / "harvest.db"
     path.write_bytes(b"no database at all, whatever its name says")
     with pytest.raises(UserError, match="cannot read database"):
@@ -118,10 +97,19 @@ def ours(published):
     return group, rows, {key: i for i, key in enumerate(keys)}
 
 
+def stored(published, column: str) -> dict[SubcomponentKey, object]:
+    """What their file holds of each subcomponent beside what is read of it."""
+    (path,) = (published.folder / "harvest" / "s-f1xa0000").glob("h-*/harvest.db")
+    with sqlite3.connect(f"file:{path}?immutable=1", uri=True) as connection:
+        rows = connection.execute(f"SELECT component_key, {column} FROM components").fetchall()
+    return {SubcomponentKey.parse(key): json.loads(value) for key, value in rows}
+
+
 def test_our_harvest_equals_theirs(published, ours):
     group, rows, places = ours
     theirs = read_harvest(published.folder / "harvest" / "s-f1xa0000")
-    assert harvest_settings(published.folder / "harvest" / "s-f1xa0000")["n_batches"] == 4
+    means = stored(published, "mean_activations")
+    pmis = [stored(published, f"{side}_token_pmi") for side in ("input", "output")]
     fired = {key for key, i in places.items() if group.ci.firing[0, i] > 0}
     assert {str(key) for key in theirs} == fired
     counts = group.tokens
@@ -132,12 +120,9 @@ def test_our_harvest_equals_theirs(published, ours):
         assert group.ci.firing[0, i].item() / rows.size == found.firing_density
         assert group.ci.ci[0, i].item() / rows.size == pytest.approx(found.mean_ci, abs=1e-4)
         mean = group.activations.signed[i].item() / rows.size
-        assert mean == pytest.approx(found.mean_activation, abs=1e-4)
-        for values, pairs in (
-            (inputs, found.input_pmi + found.input_pmi_bottom),
-            (outputs, found.output_pmi + found.output_pmi_bottom),
-        ):
-            for token, nats in pairs:
+        assert mean == pytest.approx(means[key]["component_activation"], abs=1e-4)
+        for values, pairs in zip((inputs, outputs), (side[key] for side in pmis), strict=True):
+            for token, nats in pairs["top"] + pairs["bottom"]:
                 assert values[i, token].item() == pytest.approx(nats, abs=1e-4)
 
 
@@ -164,23 +149,17 @@ def test_their_examples_have_our_importances(published):
         batches = torch.from_numpy(file["tokens"].astype(np.int64))
     ids = batches.flatten(0, 1)
     ci = published.decomposition.causal_importances(published.target, ids)
-    some = [SubcomponentKey("h.1.mlp.c_fc", 0), SubcomponentKey("h.0.attn.o_proj", 2)]
-    theirs = read_harvest(published.folder / "harvest" / "s-f1xa0000", some, examples=True)
-    assert theirs
-    for key, found in theirs.items():
-        for example in found.examples:
-            length = len(example.token_ids)
-            wanted = torch.tensor(example.token_ids)
+    theirs = stored(published, "activation_examples")
+    for key in (SubcomponentKey("h.1.mlp.c_fc", 0), SubcomponentKey("h.0.attn.o_proj", 2)):
+        assert theirs[key]
+        for example in theirs[key]:
+            length = len(example["token_ids"])
+            wanted = torch.tensor(example["token_ids"])
+            importances = torch.tensor(example["activations"]["causal_importance"])
             where = (ids.unfold(1, length, 1) == wanted).all(-1).nonzero()
             assert len(where) >= 1
             differences = [
-                (
-                    ci[key.site][row, start : start + length, key.index]
-                    - torch.tensor(example.causal_importance)
-                )
-                .abs()
-                .max()
-                .item()
+                (ci[key.site][row, start : start + length, key.index] - importances).abs().max()
                 for row, start in where.tolist()
             ]
             assert min(differences) < 1e-4

@@ -264,7 +264,7 @@ def test_several_are_refused_and_listed(decomposition):
 def test_statistics_beside_candidates_decide_nothing(decomposition):
     keys = [GERMAN, SubcomponentKey("h.0.attn.q_proj", 1)]
     labels = {keys[0]: Label("German text"), keys[1]: Label("text in German")}
-    known = {keys[0]: HarvestedSubcomponent(keys[0], 0.02, 0.015, None)}
+    known = {keys[0]: HarvestedSubcomponent(keys[0], 0.02, 0.015)}
     with pytest.raises(UserError) as caught:
         select_by_text(labels, decomposition, "de", known)
     message = str(caught.value)

@@ -17,9 +17,8 @@ from pd_finetune.decomposition.evidence.adversary import climb
 from pd_finetune.decomposition.evidence.counts import site_counts
 from pd_finetune.decomposition.evidence.maskings import MASKINGS, Batch, masked_divergence
 from pd_finetune.decomposition.losses import faithfulness, p_norm_minimality
-from pd_finetune.decomposition.readings import Kernels, Measure, readings
-from pd_finetune.decomposition.sigmoids import lower_leaky, upper_leaky
-from pd_finetune.targets.changes import bake
+from pd_finetune.decomposition.sigmoids import lower_leaky, readings, upper_leaky
+from pd_finetune.targets.changes import bake, edited
 from pd_finetune.targets.keys import SubcomponentKey
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
@@ -126,7 +125,7 @@ def test_stochastic_forward(published, ci, routed):
 def edit(published, name):
     scales = published.described["edits"][name]
     keys = [SubcomponentKey.parse(key) for key in scales]
-    method = MaskMethod(published.target, published.decomposition, keys)
+    method = Mask(Material(published.target, published.decomposition, keys))
     method.set_scalars(scales)
     return method, {SubcomponentKey.parse(key): value for key, value in scales.items()}
 
@@ -149,7 +148,7 @@ def edit_masks(published, ci, scales, delta, above=None):
 def test_edit_in_the_run_and_in_the_weights(published, name):
     method, _ = edit(published, name)
     theirs = published.arrays[f"edit_{name}/logits_weights"]
-    with method.edited():
+    with edited(target.model, method):
         close(logits(published), theirs)
     with torch.no_grad():
         close(bake(published.target, method)(input_ids=published.ids).logits, theirs)
@@ -169,7 +168,7 @@ def test_edit_as_masks(published, ci, name):
 
 def test_edit_without_components(published):
     method, _ = edit(published, "zero_down")
-    with method.edited():
+    with edited(target.model, method):
         close(logits(published), published.arrays["edit_zero_down/logits_without_components"])
 
 
@@ -228,7 +227,7 @@ def test_faithfulness(published):
 def test_importance_minimality(published, fraction):
     p = 2.0 + fraction * (0.4 - 2.0)
     x = torch.cat(list(published.pre_sigmoid.values()), -1)
-    _, means = readings(x, [x.shape[-1]], Measure("p_norm", p), Kernels())
+    means = readings(x, "p_norm", torch.tensor(p)).means
     ours = p_norm_minimality(means, published.ids.numel(), beta=0.5).item()
     expected = published.metrics[f"loss/ImportanceMinimalityLoss_frac{fraction}"]
     assert ours == pytest.approx(expected, rel=1e-5)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks import goodfire_full_size
 from pd_finetune.decomposition.ci_function import CIFunction
-from pd_finetune.goodfire.architecture import DEFAULTS, arcee_config, expected_shapes
-from pd_finetune.goodfire.ci_weights import ci_size, ci_tensors, our_ci_weights
-from pd_finetune.goodfire.decomposition import shared_reads, sites_of
+from pd_finetune.goodfire.architecture import PUBLISHED
+from pd_finetune.goodfire.ci_weights import ci_shapes, ci_size, our_ci_weights
+from pd_finetune.goodfire.decomposition import expected_shapes, shared_reads, sites_of
 from pd_finetune.goodfire.names import arcee_name, current_names
+from pd_finetune.goodfire.schema import Fields
 from pd_finetune.targets.keys import SubcomponentKey
 from tests.goodfire.fixture import ABSENT, real_shapes
 from tests.goodfire.writer import Checkpoint
 
-VALUES = {
-    **DEFAULTS,
-    "block_size": 512,
-    "n_ctx": 512,
-    "n_embd": 768,
-    "n_head": 6,
-    "n_key_value_heads": 6,
-    "n_intermediate": 3072,
-    "n_layer": 4,
-    "vocab_size": 50277,
-}
+CI_SETTINGS = Fields({"attn_config": {"n_heads": 16}}, Path("final_config.yaml"))
+TARGET = PUBLISHED["t-9d2b8f02"]
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +35,19 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def test_target(tensors):
     mine = {
-        arcee_name(name.removeprefix("target_model.")): tuple(tensor.shape)
+        name.removeprefix("target_model."): tuple(tensor.shape)
         for name, tensor in tensors.items()
         if name.startswith("target_model.")
     }
+    assert mine == TARGET.shapes()
     assert mine.pop("lm_head.weight") == (50277, 768)
-    assert mine == expected_shapes(VALUES)
     from transformers import ArceeForCausalLM
 
     with torch.device("meta"):
-        model = ArceeForCausalLM(arcee_config(VALUES))
-    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == mine
+        model = ArceeForCausalLM(TARGET.arcee())
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
+        arcee_name(name): shape for name, shape in mine.items()
+    }
     assert sum(p.numel() for p in model.parameters()) == 66_931_200
 
 
@@ -61,12 +57,14 @@ def test_decomposition(tensors):
     assert sum(site.C for site in sites.values()) == 38_912
     assert sites["h.3.attn.v_proj"].C == 1024 and len(sites) == 24
     reads = shared_reads(sites)
-    found = ci_tensors(tensors)
-    size = ci_size(found, {"attn_config": {"n_heads": 16}})
+    size = ci_size(tensors, CI_SETTINGS)
     assert (size.width, size.blocks, size.heads, size.mlp_width) == (2048, 8, 16, 8192)
+    assert expected_shapes(tensors, sites, ci_shapes(sites, size)) == {
+        name: tuple(tensor.shape) for name, tensor in tensors.items()
+    }
     with torch.device("meta"):
         function = CIFunction(sites, reads, size)
-    ours = our_ci_weights(found, sites, reads, size)
+    ours = our_ci_weights(tensors, sites, reads, size)
     expected = {name: tensor.shape for name, tensor in function.state_dict().items()}
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
 
@@ -90,11 +88,11 @@ def test_the_published_settings_build_at_full_size(tensors):
 
     from pd_finetune.decomposition.components import Subcomponents
     from pd_finetune.decomposition.sites import find_sites
-    from tests.decomposition.parts import composed
+    from tests.composed import stage
 
-    config = composed("decompose", ["experiment=vpd_paper"])
+    config = stage("decompose", "experiment=vpd_paper")
     with torch.device("meta"):
-        model = ArceeForCausalLM(arcee_config(VALUES)).requires_grad_(False)
+        model = ArceeForCausalLM(TARGET.arcee()).requires_grad_(False)
         sites = find_sites(model, config.sites)
         reads = shared_reads(sites)
         components = Subcomponents(sites)
@@ -106,18 +104,18 @@ def test_the_published_settings_build_at_full_size(tensors):
     assert sum(function.C) == 38_912
     count = sum(p.numel() for p in components.parameters())
     assert count == sum(t.numel() for n, t in tensors.items() if n.startswith("_components."))
-    size = ci_size(ci_tensors(tensors), {"attn_config": {"n_heads": 16}})
+    size = ci_size(tensors, CI_SETTINGS)
     assert config.ci_function == size
-    theirs = our_ci_weights(ci_tensors(tensors), sites, reads, size)
+    theirs = our_ci_weights(tensors, sites, reads, size)
     assert {n: t.shape for n, t in function.state_dict().items()} == {
         n: t.shape for n, t in theirs.items()
     }
 
 
 def test_the_published_losses_and_schedule():
-    from tests.decomposition.parts import composed
+    from tests.composed import stage
 
-    recipe = composed("decompose", ["experiment=vpd_paper"]).recipe
+    recipe = stage("decompose", "experiment=vpd_paper").recipe
     assert (recipe.steps, recipe.rows, recipe.window) == (400_000, 64, 512)
     assert (recipe.lr, recipe.lr_final_fraction, recipe.clip) == (5e-5, 0.1, 0.01)
     assert (recipe.minimality_coefficient, recipe.beta) == (2e-4, 0.5)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,24 +15,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pd_finetune import config, export, harvest
-from pd_finetune.cli import checked_config, config_folder
+from pd_finetune import export, harvest
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
 from pd_finetune.finetuning import identity
+from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.experiment import finetune_run
-from pd_finetune.targets.load import load_target
-from tests.decomposition import parts
+from pd_finetune.goodfire.config import GoodfireDecompositionConfig
+from pd_finetune.loading.target import load_target
+from tests.composed import stage
 from tests.goodfire.writer import DECOMPOSITION, TARGET, Checkpoint, write_interp_db
 
 LABELS = {"h.1.attn.v_proj:3": "German text and names", "h.0.mlp.c_fc:0": "foreign languages"}
 WORDS = ["model=goodfire_4l", "decomposition=vpd_s55ea3f9b", "method=mask", "budget=4"]
 
 
-def composed(*overrides: str) -> config.RunConfig:
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return checked_config(hydra.compose("config", [*WORDS, *overrides]))
+def composed(*overrides: str) -> RunConfig:
+    return stage("run", *WORDS, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +131,7 @@ def test_a_harvest_in_16_bits(files, tmp_path):
         "rounded target": ["model.dtype=bfloat16"],
         "rounded products": ["precision=bfloat16"],
     }.items():
-        out = harvest.run(parts.composed("harvest", [*words, *more, f"out={tmp_path / kind}"]))
+        out = harvest.run(stage("harvest", *words, *more, f"out={tmp_path / kind}"))
         means[kind] = pd.read_parquet(out / "subcomponents.parquet")["mean_ci_de"]
     for kind in ("rounded target", "rounded products"):
         difference = (means[kind] - means["exact"]).abs()
@@ -156,18 +154,16 @@ def test_several_labels_are_refused(files, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("stage", ["harvest", "quality"])
-def test_other_stages_take_the_same_words(stage):
-    register_schemas()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        made = checked_config(hydra.compose(stage, WORDS[:2]))
+@pytest.mark.parametrize("name", ["harvest", "quality"])
+def test_other_stages_take_the_same_words(name):
+    made = stage(name, *WORDS[:2])
     assert made.decomposition.folder == "goodfire/spd/runs/s-55ea3f9b"
 
 
 def test_what_the_options_say():
     made = composed()
     assert made.model.folder == "goodfire/spd/runs/t-9d2b8f02"
-    assert isinstance(made.decomposition, config.GoodfireDecompositionConfig)
+    assert isinstance(made.decomposition, GoodfireDecompositionConfig)
     assert made.decomposition.folder == "goodfire/spd/runs/s-55ea3f9b"
     assert made.decomposition.labels.startswith("https://static.goodfire.ai/")
 

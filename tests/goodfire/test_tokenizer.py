@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from pd_finetune.errors import UserError
-from pd_finetune.goodfire.tokenizer import tokenizer_name
-from pd_finetune.targets.load import load_target
+from pd_finetune.goodfire.target import tokenizer_name
+from pd_finetune.loading.target import load_target
 from pd_finetune.text import pile_tokenizer
 from tests.goodfire.writer import Checkpoint, fresh_tokenizer
 

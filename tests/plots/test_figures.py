@@ -10,14 +10,23 @@ from matplotlib.patches import Rectangle
 
 from pd_finetune.errors import UserError
 from pd_finetune.figures import FiguresConfig, run
-from pd_finetune.plots import damage, off_target, scalars, style, to_chance, tradeoff
+from pd_finetune.plots import budgets, off_target, scalars, style, tradeoff
 from pd_finetune.plots.lines import spread
 from pd_finetune.records.record import RunRecord
-from pd_finetune.results.arms import ARMS
-from pd_finetune.results.summary import runs_frame, summarise
+from pd_finetune.results.frame import runs_frame
+from pd_finetune.results.summary import summarise
 from tests.plots import synthetic
+from tests.plots.synthetic import ARMS, LABELS
 
-NAMES = ("to_chance", "damage", "tradeoff", "off_target", "tokens_to_target", "scalars")
+NAMES = (
+    "to_chance",
+    "damage",
+    "other_damage",
+    "tradeoff",
+    "off_target",
+    "tokens_to_target",
+    "scalars",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +49,9 @@ def write(root: Path, records: list[RunRecord]) -> None:
 # ------------------------------------------------------------------ off-target: the true means
 
 
-@pytest.mark.parametrize("budget", [None, 16])
-def test_bars_are_the_true_means_from_zero(
-    frame: pd.DataFrame, summary: pd.DataFrame, budget: int | None
-) -> None:
+def test_bars_are_the_true_means_from_zero(frame: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Goodfire's first plot drew such bars 0.01 nats above the true means."""
-    drawing = off_target.draw(frame, summary, budget)
+    drawing = off_target.draw(frame, summary)
     (axes,) = drawing.figure.axes
     bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert len(bars) == len(drawing.numbers) == len(ARMS) * 5
@@ -76,26 +82,27 @@ def test_bars_stand_where_the_arm_first_reaches_chance(
     (axes,) = drawing.figure.axes
     marked = {bar.get_hatch() for bar in axes.patches[5:15]}  # top 16, then LoRA r1
     assert [bar.get_hatch() for bar in axes.patches[5:10]] == [None] * 5 and len(marked) == 2
-    with pytest.raises(UserError, match="possible are 1, 4"):
-        off_target.draw(few, summarise(few), budget=3)
 
 
 # ------------------------------------------------------------------ lines
 
 
-@pytest.mark.parametrize("plot", [to_chance, damage])
-def test_lines_are_the_medians(plot: object, frame: pd.DataFrame, summary: pd.DataFrame) -> None:
-    drawing = plot.draw(frame, summary)  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    "name", ["to_chance_nats", "protected_damage_nats", "off_target_damage_nats"]
+)
+def test_lines_are_the_medians(name: str, frame: pd.DataFrame, summary: pd.DataFrame) -> None:
+    drawing = budgets.draw(frame, summary, name)
+    assert drawing is not None
     (axes,) = drawing.figure.axes
     lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert len(lines) == len(ARMS)
     for arm, line in zip(ARMS, lines, strict=True):
-        own = drawing.numbers[drawing.numbers["arm"] == arm]
+        medians = frame[frame["arm"] == arm].groupby("budget")[name].median()
         assert list(line.get_xdata()) == [1, 4, 16, 64]
-        assert list(line.get_ydata()) == own["median"].tolist()
+        assert list(line.get_ydata()) == medians.tolist()
     assert axes.get_xscale() == "log"
     assert "German training tokens" in axes.get_xlabel() and "nats" in axes.get_ylabel()
-    assert set(ARMS) <= {text.get_text() for text in axes.texts}
+    assert set(LABELS) <= {text.get_text() for text in axes.texts}
     assert {0.0, 0.1} <= {float(line.get_ydata()[0]) for line in axes.lines}
 
 
@@ -115,11 +122,11 @@ def test_tradeoff_joins_points_in_order_of_budget(
 def test_scalars_show_every_run(frame: pd.DataFrame) -> None:
     drawing = scalars.draw(frame)
     assert drawing is not None and len(drawing.numbers) == 20
-    assert set(drawing.numbers["arm"]) == {"one scalar"}
+    assert set(drawing.numbers["arm"]) == {"one_scalar"}
     row = drawing.numbers.iloc[7]
     record = synthetic.record("one_scalar", int(row["budget"]), int(row["seed"]))
     assert record.masks == {row["key"]: row["m_c"]}
-    assert scalars.draw(frame[frame["arm"] == "LoRA r1"]) is None
+    assert scalars.draw(frame[frame["arm"] == "lora_r1"]) is None
 
 
 # ------------------------------------------------------------------ shared style
@@ -128,8 +135,8 @@ def test_scalars_show_every_run(frame: pd.DataFrame) -> None:
 def test_arms_keep_their_look_and_differ() -> None:
     records = synthetic.records(("lora_r1", "one_scalar"), (4,), 1)
     alone = style.looks(runs_frame(records[:1]))
-    both = style.looks(runs_frame([*records, replace(records[0], method="x", lora=None)]))
-    assert alone["LoRA r1"] == both["LoRA r1"]
+    both = style.looks(runs_frame([*records, replace(records[0], arm="x")]))
+    assert alone["lora_r1"] == both["lora_r1"]
     assert len(set(both.values())) == 3
 
 

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from pd_finetune.records.record import RunRecord, Values
+from pd_finetune.report.tables import WORDS
 from pd_finetune.results import verdicts as rules
-from pd_finetune.results.claims import CLAIMS, STATEMENTS, answers, verdicts
-from pd_finetune.results.evidence import Evidence
-from pd_finetune.results.intervals import Estimate, estimate, paired
-from pd_finetune.results.summary import runs_frame
+from pd_finetune.results.claims import CLAIMS, answers, verdicts
+from pd_finetune.results.comparison import Comparison
+from pd_finetune.results.frame import runs_frame
+from pd_finetune.results.summary import Estimate, estimate, paired
 from pd_finetune.results.verdicts import Part, directional, overall
 from tests.plots import synthetic
 
@@ -51,12 +52,12 @@ def as_the_write_up_has_it(seeds: int = 5) -> list[RunRecord]:
 
 
 def fires(languages: list[str], exclusive: list[bool]) -> pd.DataFrame:
-    return pd.DataFrame({"arm": "top 16", "languages": languages, "exclusive": exclusive})
+    return pd.DataFrame({"arm": "top16", "languages": languages, "exclusive": exclusive})
 
 
 def rollouts(german_after: float) -> pd.DataFrame:
     rows = []
-    for arm, share in (("unedited", 1.0), ("one scalar", german_after)):
+    for arm, share in (("unedited", 1.0), ("one_scalar", german_after)):
         for seed in range(3):
             for place in range(10):
                 german = "de" if place < 10 * share else "it"
@@ -71,12 +72,9 @@ WRITE_UP_LABELS = fires(["de,fr,es"] * 14 + ["de"] * 2, [False] * 14 + [True] * 
 
 def test_the_write_up_reproduces_itself() -> None:
     frame = runs_frame(as_the_write_up_has_it())
-    parts = answers(Evidence(frame, WRITE_UP_LABELS, rollouts(0.0)))
-    assert (
-        verdicts(parts)
-        == dict.fromkeys(CLAIMS, "reproduced")
-        == dict.fromkeys(STATEMENTS, "reproduced")
-    )
+    parts = answers(Comparison(frame, WRITE_UP_LABELS, rollouts(0.0)))
+    assert verdicts(parts) == dict.fromkeys(CLAIMS, "reproduced")
+    assert list(CLAIMS) == list(WORDS["claims"])
     rise = [part for part in parts if "rise of" in part.what]
     assert [part.verdict for part in rise] == ["not testable here"]
     assert rise[0].value == pytest.approx(synthetic.CHANCE - synthetic.BASE_DE, abs=0.01)
@@ -99,11 +97,11 @@ def test_the_opposite_is_reversed() -> None:
             ]
     frame = runs_frame(runs)
     german = fires(["de"] * 12 + ["de,fr"] * 4, [True] * 12 + [False] * 4)
-    found = verdicts(answers(Evidence(frame, german, rollouts(1.0))))
+    found = verdicts(answers(Comparison(frame, german, rollouts(1.0))))
     assert {name: found[name] for name in ("C2", "C5", "C7")} == {
         **dict.fromkeys(("C2", "C5", "C7"), "reversed")
     }
-    parts = answers(Evidence(frame, german, rollouts(1.0)))
+    parts = answers(Comparison(frame, german, rollouts(1.0)))
     by_claim = {name: [p.verdict for p in parts if p.claim == name] for name in CLAIMS}
     assert by_claim["C1"][:2] == ["reversed"] * 2
     assert by_claim["C3"] == ["reversed", "reproduced"]
@@ -119,7 +117,7 @@ def test_beyond_chance_is_not_short_of_it() -> None:
         for seed in range(3)
         for arm, gap in (("top16", 0.0), ("lora_r1", -5.0), ("lora_r4", 2.0))
     ]
-    parts = answers(Evidence(runs_frame(runs)))
+    parts = answers(Comparison(runs_frame(runs)))
     (caught_up,) = (part for part in parts if part.claim == "C1" and "at 64" in part.what)
     assert caught_up.verdict == "reproduced" and caught_up.value == pytest.approx(0.0, abs=0.01)
     better = next(part for part in parts if part.claim == "C6")
@@ -128,12 +126,12 @@ def test_beyond_chance_is_not_short_of_it() -> None:
 
 def test_without_runs_labels_or_seeds_nothing_is_claimed() -> None:
     alone = runs_frame([run("one_scalar", 4, 0, 0.0, en=0.05)])
-    found = verdicts(answers(Evidence(alone)))
+    found = verdicts(answers(Comparison(alone)))
     assert {found[name] for name in ("C1", "C2", "C3", "C5", "C6", "C7", "C8")} == {
         "not testable here"
     }
     loras = runs_frame([run("lora_r1", 4, seed, 1.0) for seed in range(3)])
-    assert verdicts(answers(Evidence(loras)))["C4"] == "not testable here"
+    assert verdicts(answers(Comparison(loras)))["C4"] == "not testable here"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +176,6 @@ def test_differences_are_of_the_same_seed() -> None:
     assert found is not None
     assert (found.value, found.low, found.high, found.seeds) == (1.0, 1.0, 1.0, 3)
     assert paired(first, pd.Series({20: 1.0})) is None
-    # unpaired, the spread between seeds would hide it
-    assert found.above_zero and not found.below_zero
 
 
 def test_an_estimate_is_a_plain_bootstrap_of_the_median() -> None:
@@ -188,6 +184,6 @@ def test_an_estimate_is_a_plain_bootstrap_of_the_median() -> None:
     draws = np.random.default_rng(0).integers(6, size=(10_000, 6))
     low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
     assert (found.value, found.low, found.high) == pytest.approx((0.4, low, high))
-    assert np.isnan(estimate(values[:1]).low) and not estimate(values[:1]).above_zero
+    assert np.isnan(estimate(values[:1]).low)
     with pytest.raises(ValueError, match="no values"):
         estimate(values[:0])

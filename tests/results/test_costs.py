@@ -11,15 +11,16 @@ import pytest
 from pd_finetune.errors import UserError
 from pd_finetune.files import file_sha256
 from pd_finetune.records.record import RunRecord, Seconds
-from pd_finetune.report.costs import _break_even
+from pd_finetune.report.tables import break_even_table
 from pd_finetune.results import published_costs
 from pd_finetune.results.break_even import break_even, edits_to_break_even, equal_budget
-from pd_finetune.results.costs import Sizes, edits, folders_of, preparation, sizes_of
-from pd_finetune.results.summary import runs_frame
-from pd_finetune.results.tuning import cells, read_trials, score, used_setting
+from pd_finetune.results.costs import HERE, Sizes, costs, folders_of, sizes_of
+from pd_finetune.results.frame import runs_frame
+from pd_finetune.results.tuning import cells, read_trials, score, used_settings
 from tests.plots import synthetic
 from tests.results.test_claims import run
 
+NO_TRIALS = pd.DataFrame({"arm": [], "budget": []})
 ROOT = Path(__file__).parent.parent.parent
 EMBEDDED = ROOT / "pd_finetune" / "embedded"
 TUNING = ROOT / "results" / "embedded" / "tuning"
@@ -71,7 +72,7 @@ def test_what_is_spent_once_is_read_from_the_records() -> None:
     folders = folders_of(frame)
     assert folders == (EMBEDDED / "target", EMBEDDED / "decomposition")
     assert folders_of(frame.assign(decomposition_hash="c" * 64)) is None
-    table = preparation(frame, *folders).set_index("stage")
+    table = costs(frame, NO_TRIALS, *folders).set_index("stage")
     record = json.loads((EMBEDDED / "decomposition" / "decomposition.json").read_text())
     row = table.loc["decomposition"]
     assert row["tokens"] == record["training_tokens"] and row["seconds"] == record["seconds"]
@@ -83,13 +84,16 @@ def test_what_is_spent_once_is_read_from_the_records() -> None:
 
 def test_edits_and_tuning() -> None:
     frame = runs_frame([embedded_run(budget, seed) for budget in (4, 64) for seed in range(3)])
-    trials = pd.DataFrame({"arm": "one scalar", "budget": [4, 4, 64, 200]})
-    size = Sizes(target=100, components=0, ci_function=0)
-    table = edits(frame, trials, size).set_index("budget")
-    assert table.loc[4, "tokens"] == 60 * (4 + 8 * 64)
-    assert table.loc[64, "flops"] == 400 * 60 * (64 + 8 * 64)
-    assert table.loc[4, "seconds"] == 9.0
-    assert table.loc[4, "tuning_seconds"] == 9.0 + 9.0 + 69.0 + 69.0
+    trials = pd.DataFrame({"arm": "one_scalar", "budget": [4, 4, 64, 200]})
+    folders = folders_of(frame)
+    assert folders is not None
+    found = costs(frame, trials, *folders)
+    table = found[found["stage"] == "edit"].set_index("budget")
+    assert set(table["arm"]) == {"one_scalar"} and set(found["model"]) == {HERE}
+    assert table.loc[4, "tokens"] == 60 * (4 + 8 * 64) and table.loc[4, "seconds"] == 9.0
+    assert table.loc[64, "flops"] == sizes_of(*folders).editing() * 60 * (64 + 8 * 64)
+    tuning = found[found["stage"] == "tuning"].iloc[0]
+    assert tuning["seconds"] == 9.0 + 9.0 + 69.0 + 69.0 and tuning["note"].startswith("4 trials")
 
 
 def test_a_damaged_record_is_a_users_mistake(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_damaged_record_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "target" / "model.safetensors").write_bytes(b"xx")
     frame = runs_frame([embedded_run(4, 0)])
     with pytest.raises(UserError, match="cannot tell the costs"):
-        preparation(frame, tmp_path / "target", tmp_path / "decomposition")
+        costs(frame, NO_TRIALS, tmp_path / "target", tmp_path / "decomposition")
 
 
 # ------------------------------------------------------------------ break-even
@@ -126,34 +130,42 @@ def frame_of_both() -> pd.DataFrame:
 
 def test_equal_damage_asks_for_both() -> None:
     frame = frame_of_both()
-    assert equal_budget(frame, "one scalar", 4, "LoRA r1", off_target=False) == 64
-    assert equal_budget(frame, "one scalar", 4, "LoRA r1", off_target=True) is None
+    assert equal_budget(frame, "one_scalar", 4, "lora_r1", off_target=False) == 64
+    assert equal_budget(frame, "one_scalar", 4, "lora_r1", off_target=True) is None
 
 
 def test_break_even_table() -> None:
     frame = frame_of_both()
-    prepared = pd.DataFrame(
-        {"stage": ["target", "decomposition", "harvest"], "target_tokens": [9e9, 500.0, 100.0],
-         "flops": [9e9, 50.0, 10.0], "seconds": [9e9, 5.0, np.nan]}
-    )  # fmt: skip
-    spent = pd.DataFrame(
-        [(arm, b, float(b), 10.0 + (0 if arm == "one scalar" else b), 7.0)
-         for arm in ("one scalar", "LoRA r1") for b in (4, 16, 64)],
-        columns=["arm", "budget", "target_tokens", "flops", "seconds"],
-    )  # fmt: skip
-    table = break_even(frame, prepared, spent)
+    once = [
+        (HERE, stage, "", pd.NA, "once per model", tokens, flops, seconds)
+        for stage, tokens, flops, seconds in (
+            ("target", 9e9, 9e9, 9e9),
+            ("decomposition", 500.0, 50.0, 5.0),
+            ("harvest", 100.0, 10.0, np.nan),
+        )
+    ]
+    spent = [
+        (HERE, "edit", arm, b, "per edit", float(b), 10.0 + (b if arm == "lora_r1" else 0), 7.0)
+        for arm in ("one_scalar", "lora_r1")
+        for b in (4, 16, 64)
+    ]
+    columns = ["model", "stage", "arm", "budget", "counted", "target_tokens", "flops", "seconds"]
+    paid = pd.DataFrame(once + spent, columns=columns)
+    table = break_even(frame, paid)
+    assert set(table["arm"]) == {"one_scalar"} and set(table["rival"]) == {"lora_r1"}
     own = table[~table["off_target"]].set_index("currency")
     assert own.loc["target_tokens", "edits"] == 10  # 600 / (64 - 4)
     assert own.loc["flops", "edits"] == math.ceil(60 / 64)
     assert own.loc["seconds", "edits"] == math.inf
     both = table[table["off_target"]]
-    assert both["lora_budget"].isna().all() and both["edits"].isna().all()
-    # runs of masks alone, or of LoRAs alone, have nothing to break even with
-    for arm in ("one scalar", "LoRA r1"):
-        alone = break_even(frame[frame["arm"] == arm], prepared, spent[spent["arm"] == arm])
+    assert both["rival_budget"].isna().all() and both["edits"].isna().all()
+    # runs that all scale, or that all do not, have nothing to break even with
+    for arm in ("one_scalar", "lora_r1"):
+        alone = break_even(frame[frame["arm"] == arm], paid)
         assert alone.empty and list(alone.columns) == list(table.columns)
-        assert _break_even(alone).startswith("No break-even: ")
-    assert "| one scalar, " in _break_even(table)
+    shown = break_even_table(table)
+    assert shown["arm"].tolist() == ["one scalar, 4"] * 2
+    assert shown["by tokens"].tolist() == ["10", "not comparable"]
 
 
 def test_published_figures() -> None:
@@ -162,8 +174,8 @@ def test_published_figures() -> None:
     assert size.target == 50_277 * 768 + 4 * (4 * 768 * 768 + 2 * 768 * 3072)
     assert size.target == pytest.approx(67e6, rel=0.01)
     assert sum(count for count, _ in published_costs.SITES) * 4 == 38_912
-    found = published_costs.break_even(60, 512)
-    assert found["lora_edit"] - found["mask_edit"] == pytest.approx(4 * size.target * 60 * 28)
+    found = published_costs.break_even(published_costs.costs(60, 512))
+    assert found["rival_edit"] - found["edit"] == pytest.approx(4 * size.target * 60 * 28)
     assert found["edits"] == math.ceil(found["fixed"] / (4 * size.target * 60 * 28))
 
 
@@ -174,12 +186,13 @@ def test_trials_are_scored_by_the_rule_that_chose_them() -> None:
     gap, damage = pd.Series([0.5, -3.0, 0.0]), pd.Series([0.05, 0.30, 0.10])
     assert score(gap, damage).tolist() == pytest.approx([0.5, 2.0, 0.0])
     trials = read_trials(TUNING)
-    assert set(trials["arm"]) >= {"one scalar", "LoRA r1"}
+    assert score(0.5, 0.05) == 0.5 and score(-3.0, 0.30) == pytest.approx(2.0)
+    assert set(trials["arm"]) >= {"one_scalar", "lora_r1"}
     table = cells(trials)
     assert table["trials"].sum() == len(trials)
     frame = runs_frame([synthetic.record(budget=4)])
-    assert used_setting(frame, "one scalar", 64) == (0.3, 3.0)
-    assert used_setting(frame, "LoRA r1", 64) is None
+    assert used_settings(frame, "one_scalar", 64) == {"lr": 0.3, "kl_weight": 3.0}
+    assert used_settings(frame, "lora_r1", 64) == {}
 
 
 def test_other_tables_are_no_trials(tmp_path: Path) -> None:

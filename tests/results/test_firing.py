@@ -11,7 +11,7 @@ from pd_finetune.errors import UserError
 from pd_finetune.plots import firing as plot
 from pd_finetune.records.record import Hashes, RunRecord
 from pd_finetune.results.firing import fires_on, harvest_folder, selected
-from pd_finetune.results.summary import runs_frame
+from pd_finetune.results.frame import runs_frame
 from tests.plots import synthetic
 
 FOLDER = EMBEDDED_DECOMPOSITION / "harvest"

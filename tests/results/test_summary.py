@@ -9,19 +9,14 @@ import pandas as pd
 import pytest
 
 from pd_finetune.errors import UserError
-from pd_finetune.plots.tables import headline, markdown, page
 from pd_finetune.records.record import Hashes, RunRecord
-from pd_finetune.results.arms import ARMS, arm_name, arms_of
-from pd_finetune.results.reached import comparison_budgets, tokens_to_target
-from pd_finetune.results.summary import (
-    costs,
-    damage_languages,
-    measure,
-    read_frame,
-    runs_frame,
-    summarise,
-    write_csv,
-)
+from pd_finetune.report.page import Findings, page_of_budgets
+from pd_finetune.report.tables import every_budget, spent_table
+from pd_finetune.results.arms import arms_of, committed_arms, label
+from pd_finetune.results.comparison import comparison_budgets, tokens_to_target
+from pd_finetune.results.frame import damage_languages, read_frame, runs_frame
+from pd_finetune.results.summary import measure, summarise
+from pd_finetune.tables import escaped, markdown, write_csv
 from tests.plots import synthetic
 
 
@@ -29,41 +24,29 @@ def changed(record: RunRecord, **config: Any) -> RunRecord:
     return replace(record, config={**record.config, **config})
 
 
-def chosen(record: RunRecord, how: str, count: int) -> RunRecord:
-    keys = [f"h.0.mlp.c_fc:{n}" for n in range(count)]
-    picked = changed(record, selection={"_target_": f"pd_finetune.selection.rank.select_{how}"})
-    return replace(picked, selection=keys, masks=dict.fromkeys(keys, 0.5) if record.masks else {})
-
-
-def test_arms_of_the_write_up() -> None:
+def test_arms_are_those_of_the_configs() -> None:
     frame = runs_frame(synthetic.records())
-    assert arms_of(frame) == list(ARMS) == list(dict.fromkeys(frame["arm"]))
+    assert list(arms_of(frame["arm"])) == list(synthetic.ARMS) == list(dict.fromkeys(frame["arm"]))
+    assert [label(name) for name in synthetic.ARMS] == synthetic.LABELS
     assert len(frame) == 100
+    folder = Path(__file__).parents[2] / "configs" / "arm"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(committed_arms())
+    assert len({arm.colour for arm in committed_arms().values()}) == len(committed_arms())
 
 
-@pytest.mark.parametrize(
-    ("arm", "how", "count", "name"),
-    [
-        ("one_scalar", "keys", 1, "one scalar (h.0.mlp.c_fc:0)"),
-        ("one_scalar", "random", 1, "one scalar (random)"),
-        ("one_scalar", "keys", 3, "3 subcomponents (keys)"),
-        ("one_scalar", "top", 4, "top 4"),
-        ("lora_r4", "random", 2, "LoRA r4"),
-        ("localized_lora", "random", 1, "localised LoRA (random)"),
-    ],
-)
-def test_other_arms_say_how_they_were_chosen(arm: str, how: str, count: int, name: str) -> None:
-    assert arm_name(chosen(synthetic.record(arm), how, count)) == name
-
-
-def test_methods_of_others_keep_their_name() -> None:
-    assert arm_name(replace(synthetic.record(), method="steering", masks={})) == "steering"
+def test_other_arms_come_after_and_are_called_by_their_names() -> None:
+    found = arms_of(["zebra", "lora_r1", "ant"])
+    assert list(found) == ["lora_r1", "ant", "zebra"]
+    assert [arm.label for arm in found.values()] == ["LoRA r1", "ant", "zebra"]
+    assert len({arm.colour for arm in found.values()}) == 3
+    frame = runs_frame([replace(synthetic.record(), arm=""), synthetic.record("top16")])
+    assert frame["arm"].tolist() == ["top16", ""] and label("") == "(no arm)"
 
 
 def test_frame_carries_what_a_run_found() -> None:
     record = synthetic.record("top16", 16, 3)
     row = runs_frame([record]).iloc[0]
-    assert (row["arm"], row["budget"], row["seed"]) == ("top 16", 16, 3)
+    assert (row["arm"], row["budget"], row["seed"]) == ("top16", 16, 3)
     assert row["target_ce_nats"] == record.edited.ce_nats["de"]
     assert row["damage_it_nats"] == record.damage_nats["it"]
     assert row["protected_damage_nats"] == record.damage_nats["en"]
@@ -122,17 +105,12 @@ def test_settings_may_be_tuned_per_band_of_budgets_but_not_otherwise() -> None:
         synthetic.record(budget=64), method={"name": "mask", "bands": bands, **bands["16"]}
     )
     frame = runs_frame([low, high])
-    assert frame["lr"].tolist() == [0.3, 0.1] and frame["kl_weight"].tolist() == [3.0, 1.0]
+    assert frame["settings"].tolist() == [bands["1"], bands["16"]]
     other = changed(
         synthetic.record(budget=64, seed=1), method={"name": "mask", "bands": bands, **bands["1"]}
     )
     with pytest.raises(UserError, match="'one scalar' differ in method.kl_weight: 3.0 .1 runs."):
         runs_frame([low, high, other])
-
-
-def test_lora_everywhere_counts_once_whatever_is_selected() -> None:
-    record = synthetic.record("lora_r1")
-    assert len(runs_frame([record, chosen(record, "top", 16)])) == 1
 
 
 # ------------------------------------------------------------------ summaries
@@ -165,7 +143,7 @@ def test_one_run_has_no_interval() -> None:
     frame = runs_frame([synthetic.record()])
     summary = summarise(frame)
     assert summary["median_low"].isna().all() and summary["mean_high"].isna().all()
-    assert "[" not in headline(frame, summary)["damage en"][0]
+    assert "[" not in every_budget(frame, summary)["damage en"][0]
 
 
 def at(budget: int, gaps: list[float], damages: list[float]) -> list[RunRecord]:
@@ -227,15 +205,15 @@ def test_arms_are_compared_where_first_at_chance_or_at_their_best() -> None:
 # ------------------------------------------------------------------ tables
 
 
-def test_headline_has_arms_by_budget_and_true_medians() -> None:
+def test_the_table_of_all_budgets_has_arms_by_budget_and_true_medians() -> None:
     frame = runs_frame(synthetic.records(budgets=(4, 16)))
-    table = headline(frame, summarise(frame))
+    table = every_budget(frame, summarise(frame))
     assert list(table.columns) == [
         *("arm", "budget", "seeds", "de to chance"),
         *("damage en", "damage fr", "damage es", "damage it", "damage code"),
     ]
-    assert list(table["arm"]) == [arm for arm in ARMS for _ in range(2)]
-    own = frame[(frame["arm"] == "LoRA r4") & (frame["budget"] == 16)]
+    assert list(table["arm"]) == [arm for arm in synthetic.LABELS for _ in range(2)]
+    own = frame[(frame["arm"] == "lora_r4") & (frame["budget"] == 16)]
     cell = table[(table["arm"] == "LoRA r4") & (table["budget"] == 16)]["damage fr"].iloc[0]
     assert cell.startswith(f"{own['damage_fr_nats'].median():.3f} [")
 
@@ -244,10 +222,10 @@ def test_markdown_and_page() -> None:
     table = pd.DataFrame({"arm": ["a"], "tokens": pd.array([pd.NA], dtype="Int64")})
     assert markdown(table) == "| arm | tokens |\n| --- | ---: |\n| a | – |\n"
     frame = runs_frame(synthetic.records(("one_scalar", "lora_r1"), (4,), 2))
-    text = page(frame, summarise(frame))
+    text = page_of_budgets(Findings(frame))
     for part in ("# 4 runs", "chance is 8.318 nats", "| LoRA r1 | 4 | 2 |", "test text"):
         assert part in text
-    assert costs(frame)["labels_tokens"].tolist() == [1000, 1000]
+    assert spent_table(frame)["labels_tokens"].tolist() == [1000, 0]
 
 
 def test_csv_keeps_every_digit(tmp_path: Path) -> None:
@@ -260,3 +238,45 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no table of runs"):
         read_frame(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("masks", "", "no table of runs"),
+        ("masks", "[1]", "no table of runs"),
+        ("masks", "[" * 200_000, "no table of runs"),
+        ("selection", "{}", "no table of runs"),
+        ("budget", "four", "no table of runs"),
+        ("to_chance_nats", "", "no table of runs"),
+        ("target_language", "fr", "differ in target_language: de, fr"),
+        ("decomposition_hash", "c", "differ in decomposition_hash"),
+        ("seed", "1", "has the run one scalar, 4 tokens, seed 1 twice"),
+    ],
+)
+def test_a_damaged_table_is_refused_in_a_line(
+    tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    write_csv(runs_frame(synthetic.records(("one_scalar",), (4,), 2)), tmp_path / "runs.csv")
+    table = pd.read_csv(tmp_path / "runs.csv", dtype=str)
+    table.loc[0, column] = value
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(UserError, match=message) as raised:
+        read_frame(tmp_path / "runs.csv")
+    assert "\n" not in str(raised.value)[:1000]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("LoRA r1", "LoRA r1"),
+        ("h.3.attn.v_proj:5", "h.3.attn.v_proj:5"),
+        ("−0.5 [−0.6, > 64]", "−0.5 [−0.6, > 64]"),
+        ("1,024*", "1,024*"),
+        ("<b>|a&b|</b>", r"&lt;b&gt;\|a&amp;b\|&lt;/b&gt;"),
+        ("_x_ [a](b) `c`\n# d", r"\_x\_ \[a\](b) \`c\` \# d"),
+        ("***", r"\*\*\*"),
+    ],
+)
+def test_text_stays_text(text: str, expected: str) -> None:
+    assert escaped(text) == expected

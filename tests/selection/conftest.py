@@ -12,10 +12,11 @@ from pd_finetune.decomposition.ci_function import CIFunction, CIFunctionConfig
 from pd_finetune.decomposition.components import Subcomponents, shared_inputs
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import find_sites
+from pd_finetune.pretraining.config import ArchitectureConfig
+from pd_finetune.pretraining.initialise import build
+from pd_finetune.pretraining.tokenizer import train_tokenizer
 from pd_finetune.selection.harvest import Harvest, harvest
-from pd_finetune.targets.embedded import ArchitectureConfig, build
 from pd_finetune.targets.load import Target
-from pd_finetune.targets.tokenizer import train_tokenizer
 from tests.goodfire.fixture import ABSENT, fixture_folder
 
 WORDS = {

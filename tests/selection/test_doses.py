@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pd_finetune.decomposition.bases import svd
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import weight_at
-from pd_finetune.evaluation.cross_entropy import mean, sequence_cross_entropies
-from pd_finetune.evaluation.held_out import HeldOut
-from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of, singular_basis
+from pd_finetune.edits.edit import Material
+from pd_finetune.edits.mask import Mask
+from pd_finetune.selection.doses import MOST_DAMAGE, Dose, Doses, effect, price_of
 from pd_finetune.targets.changes import bake
 from pd_finetune.targets.keys import SubcomponentKey
+from pd_finetune.targets.predictions import sequence_cross_entropies
 from tests import tiny
 from tests.decomposition import parts
 
@@ -46,9 +49,7 @@ def test_what_never_crosses_has_no_price() -> None:
 def measured() -> tuple[Doses, Decomposition]:
     target = tiny.target()
     basis = Decomposition(parts.random_components(parts.sites_of(target)), None, 12)
-    factors = {"de": 1, "en": 3}
-    texts = {name: HeldOut(parts.IDS * f % 300, (name,)) for name, f in factors.items()}
-    return Doses(target, basis, texts), basis
+    return Doses(target, basis, (parts.IDS, parts.IDS * 3 % 300)), basis
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.q_proj:5", "h.1.mlp.c_fc:3"])
@@ -58,14 +59,14 @@ def test_doses_are_those_of_the_baked_weight(
     doses, basis = measured
     target, key = tiny.target(), SubcomponentKey.parse(name)
     for scale in (-3.0, 1.0, 6.0):
-        method = MaskMethod(target, basis, [key], start=scale)
+        method = Mask(Material(target, basis, [key]), start=scale)
         found = doses.at(key, scale)
-        edited = replace(target, model=bake(target, method))
+        edited = replace(target, model=bake(target.model, method))
         for ids, value in (
             (parts.IDS, found.target_ce),
             (parts.IDS * 3 % 300, found.protected_ce),
         ):
-            assert value == pytest.approx(mean(sequence_cross_entropies(edited, ids)), abs=1e-5)
+            assert value == pytest.approx(fmean(sequence_cross_entropies(edited, ids)), abs=1e-5)
     inverted = doses.at(key, -1.0)
     rises = [
         inverted.target_ce - doses.clean.target_ce,
@@ -103,7 +104,7 @@ def test_a_price_is_that_of_the_cheaper_direction(measured: tuple[Doses, Decompo
 def test_singular_directions_make_up_the_weight() -> None:
     target = tiny.target()
     sites = parts.sites_of(target)
-    basis = singular_basis(target, list(sites.values()))
+    basis = svd.build(target, sites=list(sites))
     for name, site in sites.items():
         W = weight_at(target.model, site)
         V, U = basis.components.V(name), basis.components.U(name)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pd_finetune.cli.checked import checked_config
-from pd_finetune.cli.store import config_folder, register
+from pd_finetune.cli.store import register
 from pd_finetune.errors import UserError
+from pd_finetune.files import config_folder
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.sweep.grid import Grid
 from pd_finetune.sweep.shard import Shard

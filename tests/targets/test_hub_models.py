@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pd_finetune.errors import UserError
+from pd_finetune.loading.target import load_target, load_tokenizer
 from pd_finetune.targets.hub import is_hub_name
-from pd_finetune.targets.load import load_target, load_tokenizer
 from tests import families
 
 NAME = "someone/small-model"

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers.activations import NewGELUActivation
 
 from pd_finetune.errors import UserError
-from pd_finetune.targets.load import fuse_activations, load_target, weights_hash
+from pd_finetune.loading.target import load_target
+from pd_finetune.targets.load import fuse_activations, weights_hash
 from tests import tiny
 
 
@@ -84,7 +85,8 @@ def test_broken_weights(content: bytes | None, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_broken_json(name: str, folder: Path) -> None:
     (folder / name).write_text("{")
-    with pytest.raises(UserError, match="cannot load the target model at"):
+    what = "target model" if name == "config.json" else "tokenizer"
+    with pytest.raises(UserError, match=f"cannot load the {what} at '{folder}'"):
         load_target(str(folder))
 
 

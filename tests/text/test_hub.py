@@ -12,13 +12,13 @@ import pytest
 from hydra.utils import instantiate
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pd_finetune import corpus
 from pd_finetune.errors import UserError
-from pd_finetune.targets.load import load_tokenizer
+from pd_finetune.loading.target import load_tokenizer
+from pd_finetune.studies import token_counts
 from pd_finetune.text.hub import HubDataset, PileTokenised, pieces, split_of
 from pd_finetune.text.identify import is_code
 from pd_finetune.text.sources import ParquetFolder
-from tests.decomposition.parts import composed
+from tests.composed import stage
 
 GERMAN = (
     "Das Wetter war gestern schön, und wir sind mit den Kindern durch den Wald gegangen. "
@@ -199,8 +199,8 @@ def test_the_options_count_their_tokens(option: str, wikipedia: Path, pile: Path
         "languages.all=[de,en]",
     ]
     name = "languages.source" + (".out_of_domain" if option == "wikipedia" else "")
-    config = composed("corpus", [*words, f"{name}.tokenizer={pile}"])
-    counts = corpus.run(config)
+    config = stage("token_counts", *words, f"{name}.tokenizer={pile}")
+    counts = token_counts.run(config)
     assert set(counts) == {"de", "en"}
     source = instantiate(config.languages.source)
     tokenizer = load_tokenizer("embedded")
@@ -218,7 +218,7 @@ def test_pile_reads_no_more_rows_than_asked(pile: Path) -> None:
 
 
 def test_pieces_are_cut_at_end_of_text() -> None:
-    assert list(pieces([0, 1, 2, 0, 0, 3])) == [[1, 2], [3]]
+    assert pieces([0, 1, 2, 0, 0, 3]) == [[1, 2], [3]]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ from pd_finetune.decomposition.ci_function import CIFunction
 from pd_finetune.decomposition.components import shared_inputs
 from pd_finetune.decomposition.config import CIFunctionConfig, DecomposeConfig
 from pd_finetune.decomposition.sites import find_sites
-from pd_finetune.decomposition.store import load_decomposition
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import TrainingError, UserError
-from pd_finetune.toys import run as toys_run
+from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP
 from pd_finetune.toys.tms import TMS
@@ -189,9 +188,24 @@ def test_a_finished_toy_is_not_trained_again(
     assert "recovered against true" in capsys.readouterr().out
     before = json.loads((tmp_path / "decomposition.json").read_text())
     monkeypatch.setattr(Trainer, "train_step", None)
-    monkeypatch.setattr(toys_run.style, "save", lambda *_: None)
+    monkeypatch.setattr("pd_finetune.plots.style.save", lambda *_: None)
     parts.run_stage("decompose", words)
     after = json.loads((tmp_path / "decomposition.json").read_text())
     assert after == before
     with pytest.raises(UserError, match="another target or configuration"):
         parts.run_stage("decompose", [*words, "recipe.lr=4e-3"])
+
+
+def test_a_start_from_data_is_already_right_where_subcomponents_are_units(tmp_path: Path) -> None:
+    """TMS in one subcomponent a feature, the wider side; training it does not undo that."""
+    words = ["initial=ica", "initial_tokens=256", "toy.sites={down: 5, up: 5}"]
+    made = config("toy_tms_5_2", *TINY, *words, f"out={tmp_path}")
+    from pd_finetune import decompose
+
+    record = json.loads((decompose.run(made) / "decomposition.json").read_text())
+    for truth in (record["truth_at_start"], record["truth"]):
+        for site in ("down", "up"):
+            assert truth[site]["least_max_cosine"] > 0.99
+            assert truth[site]["mean_norm_ratio"] == pytest.approx(1, abs=0.05)
+    with pytest.raises(UserError, match="down has C=20, initial=ica makes 2 or 5 subcomponents"):
+        decompose.run(config("toy_tms_5_2", *TINY, "initial=ica", f"out={tmp_path / 'other'}"))

@@ -1,21 +1,22 @@
-"""The whole evidence table of a decomposition, over all sites together and one at a time."""
+"""The evidence of a decomposition, over all sites together and one at a time."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from pd_finetune.decomposition.config import LadderConfig
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.evidence.adversary import climb, random_start
 from pd_finetune.decomposition.evidence.counts import (
     ALIVE_MEAN_CI,
     CLEARLY_IMPORTANT_CI,
+    SITE_COUNTS,
     ci_histogram,
     mean_ci_spectrum,
     site_counts,
@@ -30,7 +31,7 @@ from pd_finetune.decomposition.evidence.maskings import (
 from pd_finetune.decomposition.losses import faithfulness
 from pd_finetune.decomposition.sites import weight_at
 from pd_finetune.errors import UserError
-from pd_finetune.targets.load import Target
+from pd_finetune.targets.readout import Decomposable
 
 # a ceiling below this is rounding, and nothing is normalised by it
 _SMALLEST_CEILING_NATS = 1e-6
@@ -83,10 +84,14 @@ def _kl_rows(
 
 
 def battery(
-    target: Target,
+    target: Decomposable,
     decomposition: Decomposition,
-    ids: Int[Tensor, "windows pos"],
-    adversary: LadderConfig,
+    ids: Tensor,
+    *,
+    rungs: Sequence[int],
+    step: float,
+    restarts: int = 1,
+    site_steps: int | None = None,
     seed: int = 0,
     batch: int = 16,
     progress: bool = True,
@@ -94,11 +99,16 @@ def battery(
     """KL (nats per token) under all maskings and the adversary's ladder, CI-L0, alive, spectra.
 
     KL rows are normalised by the zero-masked KL of the same sites (`of_zero_masked`; null where
-    that is about 0). Delta is dropped in all rows but the stochastic and the adversarial ones. At
-    one site: that site alone is masked, the others run the target's own matrices.
+    that is about 0). Delta is dropped in all rows but the stochastic and the adversarial ones, as
+    in the published evaluation. Of a toy the divergence is its MSE, and tokens are samples.
 
     Args:
-        ids: windows of held-out text, of the length that the decomposition was trained on.
+        ids: windows [windows, pos] of held-out text, as long as those of the training; of a toy
+            its inputs.
+        rungs: rising numbers of the fresh adversary's steps, from `restarts` random starts.
+        step: of a source, which lies in [0, 1].
+        site_steps: of the climbs at one site alone. Each site is then masked alone, too, while the
+            others run the target's own matrices; None: its importances are only counted.
         batch: windows in a forward; it changes no more than the order of sums and of draws.
 
     Raises:
@@ -108,30 +118,34 @@ def battery(
     generator = torch.Generator().manual_seed(seed)
     batches = held_out_batches(target, components, decomposition.ci_function, ids, batch)
     kl = _kl_rows(batches, order, generator)
-    ceiling = kl["zero"]["nats"]
-    longest = adversary.rungs[-1]
-    work = adversary.restarts * longest + len(order) * adversary.site_steps
+    work = restarts * rungs[-1] + len(order) * (site_steps or 0)
     with tqdm(total=work, desc="adversary", unit="step", disable=not progress) as bar:
         traces = []
-        for _ in range(adversary.restarts):
+        for _ in range(restarts):
             start = random_start((components.sites[name] for name in order), generator)
-            traces.append(climb(batches, start, longest, adversary.step, bar))
-        sites = {
-            name: _site(target, decomposition, batches, name, adversary, generator, bar)
-            for name in order
-        }
+            traces.append(climb(batches, start, rungs[-1], step, bar))
+        sites = {}
+        for name in order:
+            sites[name] = _counted(target, decomposition, batches, name)
+            if site_steps is not None:
+                alone = _kl_rows(batches, [name], generator)
+                start = random_start([components.sites[name]], generator)
+                trace = climb(batches, start, site_steps, step, bar)
+                climbed = rung([trace], site_steps, alone["zero"]["nats"])
+                sites[name] |= {"kl": alone, "adversary": climbed}
     with torch.no_grad():
         faithful = faithfulness(components, target.model).item()
+    ceiling = kl["zero"]["nats"]
     return {
-        "tokens": ids.numel(),
+        "tokens": sum(part.tokens for part in batches),
         "thresholds": {
             "ci_l0": [0.0, CLEARLY_IMPORTANT_CI],
             "alive_mean_ci": ALIVE_MEAN_CI,
         },
         "kl": kl,
         "adversary": {
-            "restarts": adversary.restarts,
-            "rungs": [rung(traces, steps, ceiling) for steps in (0, *adversary.rungs)],
+            "restarts": restarts,
+            "rungs": [rung(traces, steps, ceiling) for steps in sorted({0, *rungs})],
             "trace_nats": traces,
         },
         "faithfulness_relative": faithful,
@@ -140,21 +154,12 @@ def battery(
     }
 
 
-def _site(
-    target: Target,
-    decomposition: Decomposition,
-    batches: list[Batch],
-    name: str,
-    adversary: LadderConfig,
-    generator: torch.Generator,
-    bar: tqdm[Any],
+def _counted(
+    target: Decomposable, decomposition: Decomposition, batches: list[Batch], name: str
 ) -> dict[str, Any]:
-    """One site: size, rank, counts, spectrum, and the KL rows of masking it alone."""
+    """One site: size, rank, counts, spectrum."""
     site = decomposition.sites[name]
     ci = torch.cat([part.ci[name].flatten(0, 1) for part in batches])
-    kl = _kl_rows(batches, [name], generator)
-    start = random_start([site], generator)
-    trace = climb(batches, start, adversary.site_steps, adversary.step, bar)
     with torch.no_grad():
         weight = weight_at(target.model, site).float()
         delta = decomposition.components.delta(target.model, name).float()
@@ -164,8 +169,25 @@ def _site(
         "d_out": site.d_out,
         "rank": int(torch.linalg.matrix_rank(weight)),
         "faithfulness_relative": (delta.square().sum() / weight.square().sum()).item(),
-        "kl": kl,
-        "adversary": rung([trace], adversary.site_steps, kl["zero"]["nats"]),
         "mean_ci": mean_ci_spectrum(ci),
         "ci_histogram": ci_histogram(ci),
+    }
+
+
+def summary(found: dict[str, Any], term: str) -> dict[str, Any]:
+    """What of a battery is kept beside the weights of a training: means and counts.
+
+    Args:
+        term: what the divergence is called, as `Readout.term`: `kl_nats`.
+    """
+    means = {name: row["nats"] for name, row in found["kl"].items()}
+    last = found["adversary"]["rungs"][-1]
+    totals = ("ci_l0", "ci_l0_above_0.1", "alive", "subcomponents")
+    return {
+        "tokens": found["tokens"],
+        "adversary_steps": last["steps"],
+        term: {**means, "fresh_adversary": last["nats"]},
+        "faithfulness_relative": found["faithfulness_relative"],
+        **{name: found[name] for name in totals},
+        "sites": {site: {n: row[n] for n in SITE_COUNTS} for site, row in found["sites"].items()},
     }

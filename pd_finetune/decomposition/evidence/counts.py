@@ -11,6 +11,7 @@ from torch import Tensor
 ALIVE_MEAN_CI = 1e-6
 CLEARLY_IMPORTANT_CI = 0.1  # the second threshold of CI-L0, beside 0
 HISTOGRAM_BINS = 20
+SITE_COUNTS = ("C", "alive", "ci_l0", "ci_l0_above_0.1", "highest_mean_ci")  # of `site_counts`
 
 
 def site_counts(ci: Float[Tensor, "tokens C"]) -> dict[str, Any]:

@@ -73,29 +73,21 @@ def counts(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def by_site(record: dict[str, Any]) -> pd.DataFrame:
-    """One row per site: counts, and KL in nats with that site alone masked."""
+    """One row per site: counts and, where it was masked alone, KL in nats."""
     import pandas as pd
 
     rows = []
     for name, site in record["sites"].items():
-        kl = [site["kl"][check]["nats"] for check in CHECKS]
-        rows.append(
-            (
-                name,
-                str(site["C"]),
-                str(site["rank"]),
-                str(site["alive"]),
-                f"{site['ci_l0']:.2f}",
-                f"{site['ci_l0_above_0.1']:.2f}",
-                f"{site['highest_mean_ci']:.2f}",
-                *map(_number, kl),
-                _number(site["adversary"]["nats"]),
-            )
-        )
-    steps = next(iter(record["sites"].values()))["adversary"]["steps"]
-    counted = ["site", "C", "rank", "alive", "L0", "L0 > 0.1", "top CI"]
-    kinds = [name.replace("_", "-") for name in CHECKS]
-    return pd.DataFrame(rows, columns=[*counted, *kinds, f"adversary, {steps}"])
+        row = {"site": name, "C": str(site["C"]), "rank": str(site["rank"])}
+        row |= {"alive": str(site["alive"]), "L0": f"{site['ci_l0']:.2f}"}
+        row["L0 > 0.1"] = f"{site['ci_l0_above_0.1']:.2f}"
+        row["top CI"] = f"{site['highest_mean_ci']:.2f}"
+        if "kl" in site:  # it was masked alone
+            row |= {n.replace("_", "-"): _number(site["kl"][n]["nats"]) for n in CHECKS}
+            steps = site["adversary"]["steps"]
+            row[f"adversary, {steps}"] = _number(site["adversary"]["nats"])
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _markdown(table: pd.DataFrame, text_columns: tuple[str, ...]) -> str:
@@ -106,6 +98,8 @@ def _markdown(table: pd.DataFrame, text_columns: tuple[str, ...]) -> str:
 
 def text_line(record: dict[str, Any]) -> str:
     """What the evidence was measured on."""
+    if "text" not in record:
+        return f"{record['tokens']:,} held-out tokens"
     text = record["text"]
     windows = ", ".join(f"{language} {count}" for language, count in text["windows"].items())
     return (

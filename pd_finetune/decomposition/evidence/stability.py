@@ -91,16 +91,13 @@ def matches(
         others = (other_mean >= least_mean_ci).nonzero()[:, 0]
         if len(own) == 0:
             continue
-        columns = {"index": own, "mean_ci": mean[own]}
-        if len(others) == 0:
-            nothing = torch.zeros(len(own))
-            unknown = torch.full((len(own),), torch.nan)
-            columns |= {"match": torch.full((len(own),), -1), "mutual": nothing.bool()}
-            columns |= {"cosine": nothing, "control_cosine": nothing}
-            correlation = unknown if ci is None or other_ci is None else nothing
-            columns |= {"correlation": correlation, "best_correlation": correlation}
-            columns["best_correlation_match"] = columns["match"]
-        else:
+        nothing, nowhere = torch.zeros(len(own)), torch.full((len(own),), -1)
+        correlation = nothing * (torch.nan if ci is None or other_ci is None else 1)
+        columns = {"index": own, "mean_ci": mean[own], "match": nowhere, "cosine": nothing}
+        columns |= {"mutual": nothing.bool(), "correlation": correlation}
+        columns |= {"best_correlation": correlation, "best_correlation_match": nowhere}
+        columns["control_cosine"] = nothing
+        if len(others):
             columns |= _matched(
                 (components.V(site)[:, own], components.U(site)[own]),
                 None if ci is None else ci[site][:, own],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from pd_finetune.plots import style
 
@@ -34,9 +33,7 @@ def draw(curves: pd.DataFrame, by: str) -> style.Drawing:
             panel.set_title(label)
             panel.set_xlabel("step")
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            style.plain_log(panel.yaxis, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
             for name, colour in zip(names, colours, strict=True):
                 own = curves[curves[by] == name]
                 own_label = f"{name:g}" if isinstance(name, float) else str(name)

@@ -29,8 +29,7 @@ def draw(rows: pd.DataFrame) -> style.Drawing:
     size = (8.6, 3.6)
     with style.grid(title, subtitle, 1, len(COLUMNS), size) as (figure, [panels]):
         for axes, (column, name) in zip(panels, COLUMNS.items(), strict=True):
-            sparsity_axes(axes)
-            axes.set_ylabel(f"KL, {name} [nats per token]")
+            sparsity_axes(axes, f"KL, {name}")
             for ((share, lr), line), colour in zip(lines, cycle(COLOURS)):
                 points = line.sort_values("ci_l0")
                 minutes = points["minutes"].mean()

@@ -30,13 +30,8 @@ def draw(matched: pd.DataFrame, language: str) -> style.Drawing:
             ("control_cosine", _CONTROL, "chance"),
             ("cosine", _FOUND, "best match"),
         ):
-            axes.hist(
-                matched[column].clip(0, 1),
-                bins=_BINS.tolist(),
-                color=colour,
-                alpha=0.55,
-                label=label,
-            )
+            values = matched[column].clip(0, 1)
+            axes.hist(values, bins=_BINS.tolist(), color=colour, alpha=0.55, label=label)
         top = axes.get_ylim()[1]
         axes.plot(
             own["cosine"].clip(0, 1),

@@ -33,17 +33,9 @@ def draw(
             truth, components.V(name), components.U(name), mean_ci[name]
         )
         pairs[name] = (cosine, order)
-        frames += [
-            pd.DataFrame(
-                {
-                    "site": name,
-                    "feature": features[i],
-                    "subcomponent": order.tolist(),
-                    "cosine": cosine[i].tolist(),
-                }
-            )
-            for i in range(len(features))
-        ]
+        for feature, row in zip(features, cosine.tolist(), strict=True):
+            columns = {"subcomponent": order.tolist(), "cosine": row}
+            frames.append(pd.DataFrame({"site": name, "feature": feature} | columns))
     plane = all(_plane(truth) is not None for truth in known.values())
     subtitle = (
         "blue: true columns, orange: alive subcomponents"

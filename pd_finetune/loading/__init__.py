@@ -1,0 +1,1 @@
+"""Targets and decompositions by name, whatever they are: a folder, what ships, Hub, Goodfire's."""
