@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.main import stage_main
+from pd_finetune.on_demand import train_what_is_needed
 from pd_finetune.runtime import no_collection
 from pd_finetune.sweep.work import SweepSupport
 
 if TYPE_CHECKING:
     from pd_finetune.records.record import RunRecord
+
+
+def done(config: RunConfig) -> tuple[RunRecord, Path, bool]:
+    """The record of a run, its directory, and whether it was done just now.
+
+    Raises:
+        UserError, RunBusy: see `finetuning.experiment.finetune_run`.
+    """
+    with no_collection():
+        from pd_finetune.finetuning.experiment import finetune_run
+
+    train_what_is_needed(config)
+    return finetune_run(config)
 
 
 def run(config: RunConfig) -> RunRecord:
@@ -23,10 +38,7 @@ def run(config: RunConfig) -> RunRecord:
     """
     if config.shard:
         raise UserError(f"shard={config.shard} is a part of a sweep: give -m, or no shard")
-    with no_collection():
-        from pd_finetune.finetuning.experiment import finetune_run
-
-    record, folder, fresh = finetune_run(config)
+    record, folder, fresh = done(config)
     if not fresh:
         print(f"already finished; change the config or remove {folder} to do it again")
     from pd_finetune.results.table import print_record
@@ -38,10 +50,7 @@ def run(config: RunConfig) -> RunRecord:
 
 def run_in_sweep(config: RunConfig) -> bool:
     """Do a run without a word; whether it was done just now."""
-    from pd_finetune.finetuning.experiment import finetune_run
-
-    _, _, fresh = finetune_run(config)
-    return fresh
+    return done(config)[2]
 
 
 def finished(config: RunConfig) -> bool:

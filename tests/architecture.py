@@ -16,7 +16,7 @@ PACKAGE, PAGE = ROOT / "pd_finetune", ROOT / "docs" / "architecture.md"
 
 # bottom to top: a room may import what stands in a lower line, and rooms of its own line
 LAYERS = (
-    ("__init__", "errors", "files", "schema", "runtime", "distributed"),
+    ("__init__", "errors", "files", "cache", "schema", "runtime", "distributed", "tables"),
     ("records",),
     ("text",),
     ("targets",),
@@ -33,8 +33,8 @@ LAYERS = (
     ("cli",),
     ("sweep",),
     ("main",),
-    ("run", "corpus", "pretrain", "decompose", "harvest", "quality", "figures", "export")
-    + ("rollouts", "studies"),
+    ("run", "pretrain", "decompose", "harvest", "quality", "figures", "export")
+    + ("rollouts", "on_demand", "studies"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 BASE, STAGES = LAYERS[0], LAYERS[-1]

@@ -10,9 +10,7 @@ from hydra.utils import instantiate
 
 from pd_finetune.decomposition.bases.assemble import built
 from pd_finetune.decomposition.bases.config import BasisConfig
-from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.on_demand import trained_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import published_labels
@@ -96,16 +94,15 @@ class Setting:
         return Hashes(self.target.hash, self.decomposition.hash, text)
 
 
-def load_setting(config: RunConfig) -> Setting:
-    """Load target, decomposition and text source of a config; settle the CPU threads it runs on.
-
-    Where the decomposition is to be trained, it is, and the config names the result from then on.
-    """
+def loaded_target(config: RunConfig) -> Target:
+    """The target of a config; the last one is kept, as long as its files stay as they are."""
     prepare(config.threads)
-    model = (config.model.folder, config.device, config.model.dtype)
-    target = _target(*model)
-    if isinstance(config.decomposition, TrainedDecompositionConfig):
-        config.decomposition = trained_decomposition(config, config.decomposition, target)
+    return _target(config.model.folder, config.device, config.model.dtype)
+
+
+def load_setting(config: RunConfig) -> Setting:
+    """Load target, decomposition and text source of a config; settle the CPU threads it runs on."""
+    model, target = (config.model.folder, config.device, config.model.dtype), loaded_target(config)
     source = instantiate(config.languages.source)
     if isinstance(config.decomposition, BasisConfig):
         decomposition = built(config.decomposition, target, source, config.languages.all)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 
@@ -15,29 +16,35 @@ from pd_finetune.decomposition.config import (
     TrainedDecompositionConfig,
 )
 from pd_finetune.decomposition.folder import RECORD, TRAINED, trained_folder
-from pd_finetune.decomposition.sites import find_sites, full_rank_sites
 from pd_finetune.errors import UserError
 from pd_finetune.files import alone
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.selection.config import HarvestConfig
-from pd_finetune.targets.load import Target
+
+if TYPE_CHECKING:
+    from pd_finetune.targets.load import Target
 
 _VERSION = 1
 
 
-def trained_decomposition(
-    config: RunConfig, settings: TrainedDecompositionConfig, target: Target
-) -> DecompositionConfig:
-    """The cached decomposition of these settings, trained and harvested where it is not there yet.
+def train_what_is_needed(config: RunConfig) -> None:
+    """Where a run's decomposition is to be trained, see to it; the config then names the result.
 
-    The stages themselves do it, in this process: `pd_finetune.decompose`, which goes on from its
-    checkpoint, and `pd_finetune.harvest`. Another process that wants the same waits.
+    It is trained and harvested where it is not in the cache yet. The stages themselves do it, in
+    this process: `pd_finetune.decompose`, which goes on from its checkpoint, and
+    `pd_finetune.harvest`. Another process that wants the same waits.
 
     Raises:
         UserError: a pattern fits no matrix, the text is too short, or the window too long.
     """
+    settings = config.decomposition
+    if not isinstance(settings, TrainedDecompositionConfig):
+        return
     from pd_finetune import decompose, harvest
+    from pd_finetune.decomposition.sites import find_sites, full_rank_sites
+    from pd_finetune.finetuning.setting import loaded_target
 
+    target = loaded_target(config)
     sites = dict(settings.sites) or full_rank_sites(target.model)
     find_sites(target.model, sites)
     if settings.recipe.window > target.context:
@@ -61,7 +68,7 @@ def trained_decomposition(
             values = shared | {"decomposition": named, "rows_per_language": settings.harvest_rows}
             harvest.run(replace(stage_config("harvest", HarvestConfig, []), **values))
             print(f"for other stages: decomposition=folder decomposition.folder={named.folder}")
-    return named
+    config.decomposition = named
 
 
 def _key(
