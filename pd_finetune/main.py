@@ -123,7 +123,10 @@ def stage_main(
     arguments = get_args_parser().parse_args()
     overrides = list(arguments.overrides)
     try:
-        check_experiment(config_folder(), config_name, overrides)
+        if arguments.config_dir:  # options of the user's own, which may be experiments
+            overrides.append(f"hydra.searchpath=['file://{os.path.abspath(arguments.config_dir)}']")
+        else:
+            check_experiment(config_folder(), config_name, overrides)
         if arguments.help:
             _print_help(config_name, overrides)
             return

@@ -137,7 +137,7 @@ class Checked:
             cls._at = f"{at}."
 
     def __post_init__(self) -> None:
-        annotations = _annotations(type(self))
+        annotations = _annotations(type(self))  # type: ignore[arg-type]
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             for problem in _problems(annotations[f.name], f"{self._at}{f.name}", value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -17,16 +18,18 @@ from rich.text import Text
 
 from pd_finetune.files import write_text
 
-# what Markdown or HTML would read as more than text; an underscore inside a word is text
-_SPECIAL = re.compile(r"[\\`*|<>\[\]#~&]|(?<![^\W_])_|_(?![^\W_])")
+# what Markdown would read as more than text; an underscore inside a word is text
+_SPECIAL = re.compile(r"[\\`*|\[\]#~]|(?<![^\W_])_|_(?![^\W_])")
 # `16 [2, > 64]`, `−0.1 [-0.2, +0.1]`, `1,024*`: nothing to escape
 _NUMERIC = re.compile(r"[>+−–-]? ?\d[\d\s.,+−–>*\[\]-]*")
 
 
 def escaped(text: str) -> str:
-    """One line that Markdown shows as it is, whatever stands in it."""
+    """One line that Markdown, and the HTML made of it, show as it is, whatever stands in it."""
     flat = " ".join(text.split())
-    return flat if _NUMERIC.fullmatch(flat) else _SPECIAL.sub(r"\\\g<0>", flat)
+    if _NUMERIC.fullmatch(flat):
+        return flat
+    return _SPECIAL.sub(r"\\\g<0>", html.escape(flat, quote=False))
 
 
 def number(value: float, digits: int = 2) -> str:

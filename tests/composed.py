@@ -18,11 +18,19 @@ STAGES = {
     "pretrain": "pretraining.config.PretrainConfig",
     "decompose": "decomposition.config.DecomposeConfig",
     "quality": "quality.EvidenceConfig",
-    "token_counts": "studies.token_counts.TokenCountsConfig",
     "harvest": "selection.config.HarvestConfig",
     "export": "export.ExportConfig",
-    "figures": "figures.FiguresConfig",
+    "figures": "report.config.FiguresConfig",
     "rollouts": "rollouts.RolloutsConfig",
+    "doses": "studies.doses.DosesConfig",
+    "equal_quality": "studies.equal_quality.EqualQualityConfig",
+    "front": "studies.front.FrontConfig",
+    "screen": "studies.screen.ScreenConfig",
+    "stability": "studies.stability.StabilityConfig",
+    "token_counts": "studies.token_counts.TokenCountsConfig",
+    "toys": "studies.toys.ToysConfig",
+    "training_curves": "studies.training_curves.TrainingCurvesConfig",
+    "tune": "studies.tune.TuneConfig",
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from hydra.utils import instantiate
 
+from pd_finetune.cli.compose import stage_config
 from pd_finetune.decomposition.config import (
     DecomposeConfig,
     DecompositionConfig,
@@ -53,13 +54,12 @@ def trained_decomposition(
         if not (folder / RECORD).is_file():
             print(f"decomposition=train: {len(sites)} patterns of matrices into {folder}")
             own = {f.name for f in fields(DecomposeConfig)} & {f.name for f in fields(settings)}
-            values = {name: getattr(settings, name) for name in own}
+            values = shared | {name: getattr(settings, name) for name in own}
             values |= {"sites": sites, "mixture": mixture, "out": str(folder)}
-            decompose.run(DecomposeConfig(**shared, **values))
+            decompose.run(replace(stage_config("decompose", DecomposeConfig, []), **values))
         if not (folder / "harvest" / "harvest.json").is_file():
-            rows = settings.harvest_rows
-            stage = HarvestConfig(**shared, decomposition=named, rows_per_language=rows)
-            harvest.run(stage)
+            values = shared | {"decomposition": named, "rows_per_language": settings.harvest_rows}
+            harvest.run(replace(stage_config("harvest", HarvestConfig, []), **values))
             print(f"for other stages: decomposition=folder decomposition.folder={named.folder}")
     return named
 

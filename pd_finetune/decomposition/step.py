@@ -127,7 +127,8 @@ class StepMaker:
         self, batch: Tensor, step: int, noise: RowNoise, parts: Sequence[MicroBatch]
     ) -> StepLoss:
         """The same loss and its gradients, the activations of one of `parts` at a time."""
-        means, count, results = None, len(parts), []
+        means, count = None, len(parts)
+        results: list[tuple[float, dict[str, float]]] = []
         # one tensor, filled part by part: of a source per position it is as large as activations
         slopes = None if self.sources is None else torch.empty_like(self.sources.values)
         with self._running(batch):
@@ -147,6 +148,7 @@ class StepMaker:
                 result = self._loss(batch[part.rows], step, own, share)
                 result.total.backward()
                 if slopes is not None and result.sources is not None:
+                    assert result.sources.grad is not None
                     slopes[part.sources] = result.sources.grad
                 results.append((result.total.detach(), result.terms))
         if self.sources is not None and self.recipe.recon == "separate" and count > 1:

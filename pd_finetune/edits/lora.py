@@ -62,7 +62,8 @@ class Lora(Edit):
             warnings.simplefilter("ignore")
             self._peft: Any = get_peft_model(model, config)
         config.base_model_name_or_path = material.target.name
-        matched = set(self._peft.base_model.targeted_module_names)
+        tuner: Any = self._peft.base_model
+        matched = set(tuner.targeted_module_names)
         # PEFT matches names by suffix: without this it could wrap too much, or nothing
         assert matched == set(meant), f"PEFT wrapped {sorted(matched)}, meant were {sorted(meant)}"
         self._model = model

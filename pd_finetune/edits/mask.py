@@ -62,7 +62,7 @@ class Mask(Edit):
 
     def scalars(self) -> dict[str, float]:
         """The scale of each subcomponent by key."""
-        values = {}
+        values: dict[SubcomponentKey, float] = {}
         for path, masks in self._masks.items():
             values |= dict(zip(self._keys_at[path], masks.tolist(), strict=True))
         return {str(key): values[key] for key in self.keys}

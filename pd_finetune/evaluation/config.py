@@ -1,7 +1,7 @@
 """Schema of an evaluation. No torch here."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
@@ -20,3 +20,4 @@ class EvaluationConfig(Checked, at="evaluation"):
     out_of_domain_rows: Count = MISSING
     rollout_tokens: Count = MISSING
     rollouts: dict[str, str] = MISSING  # language: prompt
+    metrics: dict[str, Any] = MISSING  # name: `_target_` of a function, see `evaluation.metrics`

@@ -14,6 +14,8 @@ from torch import Tensor
 from pd_finetune.edits.edit import Edit, Material
 from pd_finetune.errors import UserError
 from pd_finetune.evaluation.evaluate import Evaluation, evaluate
+from pd_finetune.evaluation.held_out import held_out
+from pd_finetune.evaluation.metrics import Metric, measure, metrics_of
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import finished_run, run_directory
 from pd_finetune.finetuning.loop import OnStep, train
@@ -56,6 +58,7 @@ class Prepared:
     edit: Edit
     sample: TargetSample
     pool: Int[Tensor, "pool tokens"]
+    metrics: dict[str, Metric]
 
     @classmethod
     def of(cls, config: RunConfig, setting: Setting) -> Prepared:
@@ -81,7 +84,9 @@ class Prepared:
         )
         keys = selection.keys if selection else []
         material = Material(target, setting.decomposition, keys, sample, pool, config.seed)
-        return cls(config, setting, selection, build_edit(config, material), sample, pool)
+        metrics = metrics_of(config.evaluation.metrics)
+        edit = build_edit(config, material)
+        return cls(config, setting, selection, edit, sample, pool, metrics)
 
     def fit(self, on_step: OnStep | None = None) -> int:
         """Find the edit's parameters in place; the optimiser steps taken."""
@@ -113,6 +118,14 @@ class Prepared:
             languages.preserve,
             self.config.evaluation,
         )
+
+    def measure(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The metrics of `evaluation.metrics`, before and after the edit."""
+        if not self.metrics:
+            return {}
+        target, settings = self.setting.target, self.config.evaluation
+        texts = held_out(target, self.setting.source, self.config.languages.all, settings)
+        return measure(self.metrics, target, self.edit, texts)
 
 
 def finetune_run(config: RunConfig) -> tuple[RunRecord, Path, bool]:
@@ -186,6 +199,7 @@ def _carry_out(
     record.steps = prepared.fit(on_step)
     fitted = time.monotonic()
     found = prepared.evaluate()
+    record.metrics = prepared.measure()
     edit = prepared.edit
     edit.save(directory.path)
     record.base, record.edited = Values(found.base_ce_nats), Values(found.edited_ce_nats)

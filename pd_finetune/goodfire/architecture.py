@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from transformers import ArceeConfig
 
 MODEL_CONFIG, TRAINING_CONFIG = "model_config.yaml", "final_config.yaml"
-# Goodfire's defaults for keys that an old run's file lacks
-_SIZES = {
-    "vocab_size": 50257,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_key_value_heads": 3,
-    "n_embd": 768,
-    "n_intermediate": 3072,
-    "n_ctx": 1024,
-    "block_size": 1024,
-}
 # other values are other functions, which no published target has
 _ONLY: dict[str, Any] = {
     "model_type": "LlamaSimpleMLP",
@@ -35,21 +24,20 @@ _ONLY: dict[str, Any] = {
 }
 # their code takes all of the head for rotary_dim; how attention is computed changes no result
 _WITHOUT_EFFECT = {"rotary_dim", "flash_attention"}
-_KNOWN = {*_SIZES, *_ONLY, *_WITHOUT_EFFECT, "rms_norm_eps", "rotary_base"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a `model_config.yaml` says, by its own names."""
+    """What a `model_config.yaml` says, by its own names; defaults are Goodfire's, of old runs."""
 
-    vocab_size: int
-    n_layer: int
-    n_head: int
-    n_key_value_heads: int
-    n_embd: int
-    n_intermediate: int
-    n_ctx: int
-    block_size: int
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_key_value_heads: int = 3
+    n_embd: int = 768
+    n_intermediate: int = 3072
+    n_ctx: int = 1024
+    block_size: int = 1024
     rms_norm_eps: float = 1e-6
     rotary_base: float = 10_000.0
 
@@ -84,29 +72,30 @@ def read_architecture(folder: Path) -> Architecture:
         UserError: a wrong type, an unknown key, a variant that is another function, or another
             value than in the training's config beside it.
     """
-    fields = Fields.read(folder / MODEL_CONFIG)
-    given = fields.values
-    if unknown := sorted(map(str, set(given) - _KNOWN)):
+    stated = Fields.read(folder / MODEL_CONFIG)
+    given = stated.values
+    defaults = asdict(Architecture())
+    if unknown := sorted(map(str, set(given) - {*defaults, *_ONLY, *_WITHOUT_EFFECT})):
         raise UserError(
-            f"'{fields.path}' has unknown keys {', '.join(unknown)}: they may change the model"
+            f"'{stated.path}' has unknown keys {', '.join(unknown)}: they may change the model"
         )
     for name, only in _ONLY.items():
-        fields.only(name, only)
-    made = Architecture(
-        **{name: fields.whole(name, default) for name, default in _SIZES.items()},
-        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rotary_base=fields.number("rotary_base", 10_000.0),
-    )
+        stated.only(name, only)
+    values: dict[str, Any] = {
+        name: (stated.whole if isinstance(default, int) else stated.number)(name, default)
+        for name, default in defaults.items()
+    }
+    made = Architecture(**values)
     if made.n_embd % (2 * made.n_head):
-        raise fields.refusal("n_head", f"does not divide n_embd {made.n_embd} into even halves")
+        raise stated.refusal("n_head", f"does not divide n_embd {made.n_embd} into even halves")
     if made.n_head % made.n_key_value_heads:
-        raise fields.refusal("n_key_value_heads", f"does not divide n_head {made.n_head}")
+        raise stated.refusal("n_key_value_heads", f"does not divide n_head {made.n_head}")
     if (folder / TRAINING_CONFIG).is_file():
         # the training repeats what it trained: weights alone would not tell heads, base, epsilon
         trained = Fields.read(folder / TRAINING_CONFIG).values.get("model")
         for name, value in trained.items() if isinstance(trained, dict) else ():
             if name in given and name not in _WITHOUT_EFFECT and given[name] != value:
-                raise fields.refusal(name, f"must be {value}, as {TRAINING_CONFIG} beside it says")
+                raise stated.refusal(name, f"must be {value}, as {TRAINING_CONFIG} beside it says")
     return made
 
 

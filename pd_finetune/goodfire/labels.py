@@ -77,8 +77,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, Label]]:
     if database is not None:
         yield from _from_database(database)
     elif path.is_dir():
-        whole = [file for file in (path / "labels.json",) if file.is_file()]
-        for file in whole or sorted([*path.glob("components/*_bin*.json"), *path.glob("*_bin*")]):
+        bins = sorted([*path.glob("components/*_bin*.json"), *path.glob("*_bin*.json")])
+        for file in list(path.glob("labels.json")) or bins:
             yield from _from_json(file)
     elif path.suffix in (".csv", ".tsv"):
         yield from _from_table(path)
@@ -111,9 +111,8 @@ def _from_json(path: Path) -> Iterator[tuple[str, Label]]:
 def _from_table(path: Path) -> Iterator[tuple[str, Label]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        rows = list(
-            filter(None, csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
-        )
+        between = "\t" if path.suffix == ".tsv" else ","
+        rows = [row for row in csv.reader(lines, delimiter=between) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read labels '{path}': {error}") from None
     names = [name.strip().lower() for name in rows[0]] if rows else []

@@ -33,7 +33,7 @@ def draw(frame: pd.DataFrame, summary: pd.DataFrame, name: str) -> style.Drawing
             *("chance", AT_CHANCE_NATS),
         ),
         "protected_damage_nats": (f"{protected}: damage", _RISE, "unedited", DAMAGE_NATS),
-        "off_target_damage_nats": ("other languages: damage", _RISE, "unedited", DAMAGE_NATS),
+        "off_target_damage_nats": ("Other languages: damage", _RISE, "unedited", DAMAGE_NATS),
     }[name]
     subtitle = f"{style.runs_note('median', numbers['seeds'], 'band')}; dashed: {level} nats"
     with style.canvas(title, subtitle, (6.6, 4.0)) as (figure, axes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -39,7 +41,7 @@ def draw(prices: dict[str, pd.DataFrame], language: str, protected: str) -> styl
             colour = _COLOURS[kinds.index(_kind(group)) % len(_COLOURS)]
             axes.scatter(there, heights, s=14, color=colour, alpha=0.75, linewidths=0)
             chosen = rows["selected"][there.index].to_numpy(dtype=bool)
-            star = {"s": 70, "marker": "*", "color": _SELECTED, "zorder": 3}
+            star: Any = {"s": 70, "marker": "*", "color": _SELECTED, "zorder": 3}
             axes.scatter(there[chosen], heights[chosen], **star)
             _beside(axes, place, f"{len(there)} of {len(rows)}")
         axes.set_yticks(range(len(groups)), groups)

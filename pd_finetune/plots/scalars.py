@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import Normalize
 
 from pd_finetune.plots import style
 from pd_finetune.plots.lines import label_ends
@@ -18,9 +19,9 @@ _COLUMNS = ["arm", "budget", "seed", "place", "key", "m_c"]
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per scale of every run: arm, budget, seed, place (from 1), key, m_c."""
     rows = [
-        (row.arm, row.budget, row.seed, place, key, scale)
-        for row in frame.itertuples()
-        for place, (key, scale) in enumerate(row.masks.items(), start=1)
+        (*run, place, key, scale)
+        for *run, masks in frame[["arm", "budget", "seed", "masks"]].to_numpy()
+        for place, (key, scale) in enumerate(masks.items(), start=1)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -95,8 +96,8 @@ def draw_several(frame: pd.DataFrame) -> style.Drawing | None:
         "1 is unedited, 0 removed, below inverted"
     )
     with style.grid("The scales after fine-tuning", subtitle, 1, 1, size) as (figure, [[axes]]):
-        limits = {"vmin": 1 - reach, "vmax": 1 + reach}
-        image = axes.imshow(wide.to_numpy(), aspect="auto", cmap="PuOr", **limits)
+        norm = Normalize(1 - reach, 1 + reach)
+        image = axes.imshow(wide.to_numpy(), aspect="auto", cmap="PuOr", norm=norm)
         budgets = wide.columns.get_level_values("budget").to_numpy()
         for edge in np.flatnonzero(np.diff(budgets)) + 0.5:
             axes.axvline(edge, color="white", linewidth=2.5)

@@ -56,7 +56,7 @@ class Look:
 def looks(frame: pd.DataFrame) -> dict[str, Look]:
     """How each arm is drawn; the committed ones look the same whichever others are there."""
     places = list(committed_arms())
-    found = {}
+    found: dict[str, Look] = {}
     for name, arm in arms_of(frame["arm"]).items():
         place = places.index(name) if name in places else len(places) + len(found)
         found[name] = Look(arm.label, arm.colour, _MARKERS[place % len(_MARKERS)])
@@ -138,7 +138,7 @@ def note(
     axes: Axes, text: str, at: tuple[Any, Any], shift: tuple[float, float], **options: Any
 ) -> None:
     """Small print at a place, moved by some points; `options` as for `Axes.annotate`."""
-    usual = {"textcoords": "offset points", "fontsize": 8.5, "color": MUTED}
+    usual: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5, "color": MUTED}
     axes.annotate(text, at, shift, **(usual | options))
 
 

@@ -28,8 +28,8 @@ def _arrows(axes: Axes, points: np.ndarray, colour: str) -> None:
     head = {"arrowstyle": "-|>", "color": colour, "linewidth": 0, "mutation_scale": 11}
     for n, (first, second) in enumerate(itertools.pairwise(points)):
         if np.hypot(*(at[n + 1] - at[n])) >= _SHORTEST_ARROW:
-            ends = [first + part * (second - first) for part in (0.58, 0.42)]
-            axes.annotate("", *ends, arrowprops=head | {"shrinkA": 0, "shrinkB": 0})
+            tip, tail = (first + part * (second - first) for part in (0.58, 0.42))
+            axes.annotate("", tip, tail, arrowprops=head | {"shrinkA": 0, "shrinkB": 0})
 
 
 def draw(frame: pd.DataFrame, summary: pd.DataFrame) -> style.Drawing:

@@ -62,6 +62,7 @@ class RunRecord:
             edited model is confidently wrong there.
         english_kl_nats: KL(base || edited) on the protected language, English by default (the
             mean over them where there are several; each by itself stands in `kl_nats`).
+        metrics: measures of the user's own, as {metric: {"base" or "edited": {name: value}}}.
         arm: what the run is pooled as in figures and tables.
         masks: scales by key, where the edit has some; `edit` is what else it says of itself.
         selection: keys of the selected subcomponents; `selection_reason` says how they were found.
@@ -85,6 +86,7 @@ class RunRecord:
     to_chance_nats: float | None = None
     english_kl_nats: float | None = None
     kl_nats: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     selection: list[str] = field(default_factory=list)
     selection_reason: str = ""
     masks: dict[str, float] = field(default_factory=dict)
@@ -164,7 +166,7 @@ def _check_numbers(record: RunRecord, path: Path) -> None:
     try:
         losses = [record.edited.ce_nats[target], record.base.ce_nats[target]]
         losses += [record.damage_nats[name] for name in protected]
-        numbers = [record.chance_nats, record.to_chance_nats, record.steps]
+        numbers: list[Any] = [record.chance_nats, record.to_chance_nats, record.steps]
         numbers += [*losses, *record.damage_nats.values(), *record.masks.values()]
         whole = isinstance(record.budget, int) and isinstance(record.seed, int) and bool(protected)
         right = whole and all(math.isfinite(number) for number in numbers)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pd_finetune.errors import UserError
 from pd_finetune.files import json_text
@@ -14,37 +12,23 @@ from pd_finetune.records.record import RunRecord
 from pd_finetune.records.wandb_login import has_login
 
 
-class Tracker(Protocol):
-    """Somewhere that metrics are mirrored to; the local files stay the truth."""
+class Tracker:
+    """Somewhere that a run is mirrored to, the local files staying the truth; here nowhere."""
 
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one training step."""
 
-    def record(self, record: RunRecord) -> None: ...
+    def record(self, record: RunRecord) -> None:
+        """The result."""
 
-    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None: ...
+    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
+        """Texts before and after, by language."""
 
     def finish(self, exit_code: int) -> None:
         """To be called in a `finally`: 0 marks the run finished, anything else failed."""
-        ...
 
 
-class NoTracker:
-    """`logger=none`."""
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Nothing."""
-
-    def record(self, record: RunRecord) -> None:
-        """Nothing."""
-
-    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
-        """Nothing."""
-
-    def finish(self, exit_code: int) -> None:
-        """Nothing."""
-
-
-def tags_of(config: dict[str, Any]) -> list[str]:
+def _tags(config: dict[str, Any]) -> list[str]:
     """What runs are picked out by in W&B: arm, method, selection, budget, seed, target language."""
     facts = {name: (config.get(name) or {}).get("name") for name in ("arm", "method", "selection")}
     facts |= {name: config.get(name) for name in ("budget", "seed")}
@@ -63,7 +47,7 @@ _QUIET: dict[str, Any] = {
 }
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run; metrics are named `section/name`, see docs/wandb.md.
 
     Args:
@@ -90,7 +74,7 @@ class WandbTracker:
                 project=settings.project,
                 group=settings.group,
                 name=name,
-                tags=tags_of(config),
+                tags=_tags(config),
                 dir=str(folder),
                 config=config,
                 mode="online" if online else "offline",
@@ -103,7 +87,6 @@ class WandbTracker:
             raise UserError(f"logger={settings.kind}: W&B cannot start ({line})") from None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of one training step."""
         self._run.log(metrics, step=step)
 
     def record(self, record: RunRecord) -> None:
@@ -118,6 +101,8 @@ class WandbTracker:
             values[f"damage_nats/{name}"] = damage
             values[f"base_ce_nats/{name}"] = record.base.ce_nats[name]
             values[f"edited_ce_nats/{name}"] = record.edited.ce_nats[name]
+        for name, measured in record.metrics.items():
+            values |= {f"{name}/{key}": value for key, value in measured["edited"].items()}
         for key, value in record.masks.items():
             values[f"masks/{key}"] = value
         self._run.summary.update({name: v for name, v in values.items() if v is not None})
@@ -135,48 +120,7 @@ class WandbTracker:
         self._run.log({"rollouts/texts": self._wandb.Table(columns=columns, data=rows)})
 
     def finish(self, exit_code: int) -> None:
-        """End the run; W&B marks it failed where `exit_code` is not 0."""
         self._run.finish(exit_code=exit_code)
-
-
-class BackgroundTracker:
-    """A tracker that opens, and does everything else, on a thread of its own, in order.
-
-    The run does not wait for it. What goes wrong there is raised here, at the next call.
-    """
-
-    def __init__(self, opener: Callable[[], Tracker]) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracker")
-        self._opening = self._thread.submit(opener)
-        self._last: Future[None] | None = None
-
-    def _do(self, action: Callable[[Tracker], None], wait: bool = False) -> None:
-        for earlier in (self._opening, self._last):
-            if earlier is not None and (wait or earlier.done()):
-                earlier.result()  # raises what it raised
-        self._last = self._thread.submit(lambda: action(self._opening.result()))
-        if wait:
-            self._last.result()
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of one training step."""
-        self._do(lambda tracker: tracker.log(step, metrics))
-
-    def record(self, record: RunRecord) -> None:
-        """The result; back only when it is there."""
-        self._do(lambda tracker: tracker.record(record), wait=True)
-
-    def rollouts(self, rollouts: dict[str, dict[str, str]]) -> None:
-        """Texts before and after."""
-        self._do(lambda tracker: tracker.rollouts(rollouts))
-
-    def finish(self, exit_code: int) -> None:
-        """End the run and the thread; a tracker that never opened has nothing to end."""
-        try:
-            if self._opening.exception() is None:
-                self._thread.submit(lambda: self._opening.result().finish(exit_code)).result()
-        finally:
-            self._thread.shutdown()
 
 
 def open_tracker(
@@ -184,5 +128,5 @@ def open_tracker(
 ) -> Tracker:
     """The tracker for `logger=none|wandb_offline|wandb_online`; wandb is imported only if used."""
     if settings.kind == "none":
-        return NoTracker()
-    return BackgroundTracker(lambda: WandbTracker(settings, folder, name, config))
+        return Tracker()
+    return WandbTracker(settings, folder, name, config)

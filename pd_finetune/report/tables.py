@@ -85,7 +85,11 @@ def every_budget(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (arm, budget), own in summary.groupby(["arm", "budget"], sort=False):
         found: Any = own.set_index("measure")
-        row = {"arm": label(str(arm)), "budget": budget, "seeds": int(own["seeds"].iloc[0])}
+        row: dict[str, Any] = {
+            "arm": label(str(arm)),
+            "budget": budget,
+            "seeds": int(own["seeds"].iloc[0]),
+        }
         for measure, column in shown.items():
             median, low, high = found.loc[measure, ["median", "median_low", "median_high"]]
             row[column] = f"{median:.3f}"

@@ -129,7 +129,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         if frame.empty or not np.isfinite(numbers.drop(columns=list(_MAY_LACK))).all(axis=None):
             raise ValueError("runs or numbers are missing")
         texts = ["arm", "model", "decomposition"]
-        frame[texts] = frame[texts].fillna("").astype(str)
+        frame[texts] = frame[texts].astype(object).fillna("").astype(str)
         mixed = [name for name in _SHARED if frame[name].nunique(dropna=False) > 1]
         twice = frame.duplicated(RUN)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,13 @@ COLUMNS = (
     ALSO,
 )
 DAMAGE_WEIGHT = 10.0  # nats short of chance that a nat of damage beyond 0.10 counts for
-Nats = TypeVar("Nats", float, pd.Series)
 
 
-def score(to_chance_nats: Nats, damage_nats: Nats) -> Nats:
+def score(to_chance_nats: Any, damage_nats: Any) -> Any:
     """Nats short of chance + 10 * (protected damage over 0.10 nats); lower is better, 0 the best.
 
-    By this rule settings are chosen, on validation text; of equal scores the lower damage.
+    By this rule settings are chosen, on validation text; of equal scores the lower damage. Numbers
+    or series of them.
     """
     short = np.maximum(to_chance_nats, 0.0)
     return short + DAMAGE_WEIGHT * np.maximum(damage_nats - DAMAGE_NATS, 0.0)

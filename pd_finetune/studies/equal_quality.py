@@ -91,7 +91,7 @@ class Training:
     def words(self) -> list[str]:
         """Overrides of `decompose`."""
         words = [
-            *("start_from=null", "toy=null", "experiment=null"),
+            "start_from=null",
             f"recipe={self.recipe}",
             f"recipe.lr={self.lr:g}",
             f"recipe.steps={self.steps}",

@@ -61,7 +61,7 @@ def start_cosines(found: Harvested, target: Target) -> dict[tuple[str, int], flo
     own = found.decomposition.components
     start = Subcomponents(own.sites).to(target.device)
     initialise(start, target.model, config["seed"], initial)
-    values = {}
+    values: dict[tuple[str, int], float] = {}
     for site in own.sites:
         between = cosines(own.V(site), own.U(site), start.V(site), start.U(site))
         values |= {

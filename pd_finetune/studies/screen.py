@@ -62,7 +62,7 @@ class ScreenConfig(StageConfig):
 
 
 def run(config: ScreenConfig) -> Path:
-    """Screen a target; write `screen.csv`, `screen.md` and the dose curve of the cheapest piece.
+    """Screen a target; write `screen.csv`, `screen.md` and `dose_curve`, of the cheapest piece.
 
     Raises:
         UserError: the target is not at hand, or a language has no such text.
@@ -113,7 +113,7 @@ def run(config: ScreenConfig) -> Path:
     best = table.iloc[0]
     curves = curve(config, doses[best["kind"]], best["key"], best["scale"])
     name = f"{best['kind']} piece {best['key']}"
-    style.save(picture.draw(curves, name, language), out, "screen")
+    style.save(picture.draw(curves, name, language), out, "dose_curve")
     print(f"screen: {out / 'screen.md'}: {verdict(table, said)}")
     return out
 
@@ -223,11 +223,13 @@ def page(config: ScreenConfig, target: Target, table: pd.DataFrame, said: Speech
 
     from pd_finetune.plots.style import language_name
     from pd_finetune.studies.speech import LEAST_BELOW_UNIGRAM_NATS, LEAST_SHARE
+    from pd_finetune.tables import markdown
 
     language = language_name(config.languages.target)
     there = table.dropna(subset="scale").copy()
     shown = there[["kind", "key"]].assign(m=there["scale"].map("{:+.1f}".format))
-    for column in ["effect_nats", "worst_nats", *(c for c in table if c.startswith("damage_"))]:
+    damages = [str(name) for name in table if str(name).startswith("damage_")]
+    for column in ["effect_nats", "worst_nats", *damages]:
         heading = column.removesuffix("_nats").removeprefix("damage_")
         shown[heading] = there[column].map("{:+.3f}".format)
     spent = config.lda.tokens, config.mean_difference.tokens

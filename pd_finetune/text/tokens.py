@@ -55,8 +55,8 @@ def token_stream(
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.int32
     pieces: list[np.ndarray] = []
     batches = range(0, len(documents), 1000)
-    shown = {"desc": f"tokenise {language}/{split}", "unit": "k documents", "leave": False}
-    for start in tqdm(batches, **shown, disable=len(documents) < 5000):
+    name = f"tokenise {language}/{split}"
+    for start in tqdm(batches, name, leave=False, disable=len(documents) < 5000):
         batch = documents[start : start + 1000]
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             pieces.append(np.array([eot, *encoding.ids], dtype=dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra.utils import instantiate
 from jaxtyping import Float
 from torch import Tensor
 
+from pd_finetune.decomposition.config import RecipeConfig
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
 from pd_finetune.toys.config import ToyConfig
@@ -123,3 +125,27 @@ def trained_toy(
                 save_model(model, str(temporary), {"identity": identity, "mse": repr(mse)})
     record = {"mse": mse, "identity": hashlib.sha256(identity.encode()).hexdigest()}
     return ToyTarget(model.to(device), toy.name), record
+
+
+def toy_task(
+    toy: ToyConfig,
+    recipe: RecipeConfig,
+    held_out_rows: int,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    save: bool = True,
+) -> tuple[ToyTarget, Callable[[int], Tensor], Tensor, dict[str, Any]]:
+    """The trained toy, its batches by step, held-out inputs, and what the record says of it.
+
+    Raises:
+        UserError: as `trained_toy`.
+    """
+    target, training = trained_toy(toy, seed, folder, device, save)
+    inputs = inputs_of(toy, seed)
+
+    def batch_at(step: int) -> Tensor:
+        return inputs.batch(DECOMPOSITION, step, recipe.rows, recipe.window)
+
+    held_out = inputs.batch(HELD_OUT, 0, held_out_rows, recipe.window).to(device)
+    return target, batch_at, held_out, {"toy": {"name": toy.name, **training}}

@@ -192,7 +192,7 @@ class Checkpoint:
             for part in "qkv":
                 site = f"h.{i}.attn.{part}_proj"
                 reads[site], heads[part] = y, y @ W[f"{site}.weight"].T
-            y = _attention(*heads.values(), self.heads, causal)
+            y = _attention(heads["q"], heads["k"], heads["v"], self.heads, causal)
             reads[f"h.{i}.attn.o_proj"] = y
             x = x + y @ W[f"h.{i}.attn.o_proj.weight"].T
             y = _rms(x, 1e-6) * W[f"h.{i}.rms_2.weight"]

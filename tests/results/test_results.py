@@ -7,7 +7,6 @@ import math
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from pd_finetune.errors import UserError
-from pd_finetune.records.config import LoggerConfig
 from pd_finetune.records.directory import RunBusy, RunDirectory, config_hash
 from pd_finetune.records.record import (
     Hashes,
@@ -26,7 +24,7 @@ from pd_finetune.records.record import (
     Values,
     read_records,
 )
-from pd_finetune.records.tracking import BackgroundTracker, NoTracker, open_tracker
+from pd_finetune.records.tracking import open_tracker
 from pd_finetune.results.table import print_record
 
 CONFIG: dict[str, Any] = {
@@ -253,14 +251,13 @@ def test_environment() -> None:
 
 def test_no_tracker_does_not_import_wandb() -> None:
     code = (
-        "import sys; from pathlib import Path; from pd_finetune.config import LoggerConfig;"
+        "import sys; from pathlib import Path; from tests import composed;"
         "from pd_finetune.records.tracking import open_tracker;"
-        "open_tracker(LoggerConfig(), Path(), 'x', {}).finish(0);"
+        "open_tracker(composed.group('logger', 'none'), Path(), 'x', {}).finish(0);"
         "print('wandb' in sys.modules, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
-    assert isinstance(open_tracker(LoggerConfig(), Path(), "x", {}), NoTracker)
 
 
 def test_wandb_offline_writes_inside_the_run_directory_without_network(
@@ -272,7 +269,7 @@ def test_wandb_offline_writes_inside_the_run_directory_without_network(
     proxy.setblocking(False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-    tracker = open_tracker(LoggerConfig(kind="wandb_offline"), tmp_path, "mask_b4", CONFIG)
+    tracker = open_tracker(composed.group("logger", "wandb_offline"), tmp_path, "mask_b4", CONFIG)
     try:
         tracker.log(0, {"train/lr": 0.1, "masks/h.3.attn.v_proj:513": 1.0})
         tracker.rollouts(ROLLOUTS)
@@ -296,97 +293,24 @@ def test_wandb_online_without_login_is_refused(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # where a stored login would be
-    tracker = open_tracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
     with pytest.raises(UserError, match="wandb login"):
-        tracker.record(record())
-    tracker.finish(exit_code=1)
-
-
-def test_one_process_serves_one_run_after_the_other(tmp_path: Path) -> None:
-    settings = LoggerConfig(kind="wandb_offline")
-    tracker_process.warm_up(settings)
-    (process,) = tracker_process._idle
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        tracker = open_tracker(settings, tmp_path / name, name, CONFIG)
-        tracker.log(0, {"train/lr": 0.1})
-        tracker.finish(0)
-        assert len(list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))) == 1
-    assert tracker_process._idle == [process]
-
-
-def test_a_refused_run_leaves_the_process_to_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(tracker_process, "_idle", [])
-    with pytest.raises(UserError, match="wandb login"):
-        RemoteTracker(LoggerConfig(kind="wandb_online"), tmp_path, "x", {})
-    (process,) = tracker_process._idle
-    RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG).finish(0)
-    assert tracker_process._idle == [process]
-    process.kill()
-    process.wait()
-    tracker_process.warm_up(LoggerConfig(kind="wandb_offline"))  # one that ended is not taken
-    assert tracker_process._idle != [process]
+        open_tracker(composed.group("logger", "wandb_online"), tmp_path, "x", {})
 
 
 def test_settings_that_wandb_refuses_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    monkeypatch.setattr(tracker_process, "_idle", [])
     with pytest.raises(UserError, match="W&B cannot start .*nowhere"):
-        RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG)
+        open_tracker(composed.group("logger", "wandb_offline"), tmp_path, "x", CONFIG)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_tracker_whose_process_ended_says_so(tmp_path: Path) -> None:
-    tracker = RemoteTracker(LoggerConfig(kind="wandb_offline"), tmp_path, "x", CONFIG)
-    tracker._process.kill()
-    tracker._process.wait()
-    with pytest.raises(UserError, match="has ended"):
+def test_one_process_mirrors_one_run_after_the_other(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        settings = composed.group("logger", "wandb_offline")
+        tracker = open_tracker(settings, tmp_path / name, name, CONFIG)
         tracker.log(0, {"train/lr": 0.1})
-
-
-class Recorder(NoTracker):
-    """Opens slowly; notes what reaches it, and on which thread."""
-
-    def __init__(self) -> None:
-        time.sleep(0.05)
-        self.seen: list[tuple[str, str]] = []
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        self.seen.append((str(step), threading.current_thread().name))
-
-    def finish(self, exit_code: int) -> None:
-        self.seen.append((f"finish {exit_code}", threading.current_thread().name))
-
-
-def test_background_tracker_keeps_the_order_on_one_thread() -> None:
-    made: list[Recorder] = []
-
-    def opener() -> Recorder:
-        made.append(Recorder())
-        return made[0]
-
-    tracker = BackgroundTracker(opener)
-    for step in range(20):
-        tracker.log(step, {})
-    tracker.finish(0)
-    assert [what for what, _ in made[0].seen] == [*map(str, range(20)), "finish 0"]
-    assert len({name for _, name in made[0].seen}) == 1
-    assert made[0].seen[0][1].startswith("tracker")
-
-
-def test_background_tracker_raises_what_went_wrong_at_the_next_call() -> None:
-    class Broken(NoTracker):
-        def log(self, step: int, metrics: dict[str, float]) -> None:
-            raise UserError("the disk is full")
-
-    tracker = BackgroundTracker(Broken)
-    tracker.log(0, {})
-    with pytest.raises(UserError, match="disk is full"):
-        tracker.record(record())
-    tracker.finish(1)
+        tracker.finish(0)
+        assert len(list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))) == 1

@@ -273,7 +273,7 @@ def test_a_damaged_table_is_refused_in_a_line(
         ("h.3.attn.v_proj:5", "h.3.attn.v_proj:5"),
         ("−0.5 [−0.6, > 64]", "−0.5 [−0.6, > 64]"),
         ("1,024*", "1,024*"),
-        ("<b>|a|</b>", r"\<b\>\|a\|\</b\>"),
+        ("<b>|a&b|</b>", r"&lt;b&gt;\|a&amp;b\|&lt;/b&gt;"),
         ("_x_ [a](b) `c`\n# d", r"\_x\_ \[a\](b) \`c\` \# d"),
         ("***", r"\*\*\*"),
     ],

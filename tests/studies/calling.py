@@ -10,16 +10,7 @@ from pathlib import Path
 import pytest
 
 from pd_finetune.main import stage_main
-
-SCHEMAS = {
-    "doses": "DosesConfig",
-    "equal_quality": "EqualQualityConfig",
-    "front": "FrontConfig",
-    "stability": "StabilityConfig",
-    "toys": "ToysConfig",
-    "training_curves": "TrainingCurvesConfig",
-    "tune": "TuneConfig",
-}
+from tests.composed import schema
 
 
 def call(name: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -28,7 +19,7 @@ def call(name: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str |
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [f"{name}.py", *words])
         try:
-            stage_main(name, getattr(module, SCHEMAS[name]), module.run)
+            stage_main(name, schema(name), module.run)
         except SystemExit as exit_:
             return exit_.code
     return 0

@@ -17,7 +17,6 @@ from pd_finetune.decomposition.sites import find_sites
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.loading.decomposition import load_decomposition
-from pd_finetune.toys import run as toys_run
 from pd_finetune.toys.model import ToyTarget
 from pd_finetune.toys.residual_mlp import ResidualMLP
 from pd_finetune.toys.tms import TMS
@@ -189,7 +188,7 @@ def test_a_finished_toy_is_not_trained_again(
     assert "recovered against true" in capsys.readouterr().out
     before = json.loads((tmp_path / "decomposition.json").read_text())
     monkeypatch.setattr(Trainer, "train_step", None)
-    monkeypatch.setattr(toys_run.style, "save", lambda *_: None)
+    monkeypatch.setattr("pd_finetune.plots.style.save", lambda *_: None)
     parts.run_stage("decompose", words)
     after = json.loads((tmp_path / "decomposition.json").read_text())
     assert after == before

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pd_finetune.plots import style
@@ -105,7 +106,7 @@ def _by_kind(sites: Iterable[str]) -> dict[str, list[str]]:
 @contextmanager
 def _panels(
     record: dict[str, Any], title: str, subtitle: str, xlabel: str, ylabel: str
-) -> Iterator[list[tuple[Axes, dict[str, str]]]]:
+) -> Iterator[tuple[Figure, list[tuple[Axes, dict[str, str]]]]]:
     """A panel per kind of matrix with the colours of its sites, by layer; log scale upwards.
 
     Colours go from dark to light: told apart in grey and by every colour vision.
@@ -119,10 +120,10 @@ def _panels(
         for axes, kind in zip(panels, kinds, strict=True):
             axes.set_title(kind)
             axes.set_yscale("log")
-        yield [
-            (axes, {name: colours[_layer_and_kind(name)[0]] for name in names})
-            for axes, names in zip(panels, kinds.values(), strict=True)
+        by_site = [
+            {name: colours[_layer_and_kind(name)[0]] for name in kinds[kind]} for kind in kinds
         ]
+        yield figure, list(zip(panels, by_site, strict=True))
         figure.supxlabel(xlabel, fontsize=9.5)
         figure.supylabel(ylabel, fontsize=9.5)
         shown = [layer for layer in layers if layer >= 0]
@@ -146,14 +147,14 @@ def mean_ci(record: dict[str, Any]) -> style.Drawing:
     threshold = record["thresholds"]["alive_mean_ci"]
     subtitle = f"mean over {record['tokens']:,} held-out tokens; dashed: alive above {threshold:g}"
     labels = "subcomponents of a site, the most important first", "mean causal importance (no unit)"
-    with _panels(record, "Mean causal importance, sorted", subtitle, *labels) as panels:
+    with _panels(record, "Mean causal importance, sorted", subtitle, *labels) as (figure, panels):
         for axes, colours in panels:
             axes.set_ylim(threshold / 5, 2)
             axes.axhline(threshold, color=style.MUTED, linewidth=0.8, linestyle="--")
             for name, colour in colours.items():
                 own = numbers[(numbers["site"] == name) & (numbers["mean_ci"] > 0)]
                 axes.plot(own["place"], own["mean_ci"], color=colour, linewidth=1.6)
-    return style.Drawing(panels[0][0].figure, numbers)
+    return style.Drawing(figure, numbers)
 
 
 def ci_histograms(record: dict[str, Any]) -> style.Drawing:
@@ -175,7 +176,7 @@ def ci_histograms(record: dict[str, Any]) -> style.Drawing:
         f"share of all values ({record['tokens']:,} tokens × C); dots: exactly 0 and exactly 1"
     )
     labels = "causal importance (no unit)", "share of values (no unit)"
-    with _panels(record, "Causal importances", subtitle, *labels) as panels:
+    with _panels(record, "Causal importances", subtitle, *labels) as (figure, panels):
         for axes, colours in panels:
             for name, colour in colours.items():
                 own = numbers[(numbers["site"] == name) & (numbers["count"] > 0)]
@@ -184,7 +185,7 @@ def ci_histograms(record: dict[str, Any]) -> style.Drawing:
                 places = ends["low"] + np.where(ends["low"] > 0, _END, -_END)
                 axes.plot(places, ends["share"], "o", color=colour, markersize=4)
         panels[0][0].set_xticks([0.0, 0.5, 1.0])
-    return style.Drawing(panels[0][0].figure, numbers)
+    return style.Drawing(figure, numbers)
 
 
 def site_l0(record: dict[str, Any]) -> style.Drawing:
@@ -201,8 +202,8 @@ def site_l0(record: dict[str, Any]) -> style.Drawing:
         words = {"color": style.INK, "fontsize": 8, "verticalalignment": "center"}
         for place, value in zip(places, numbers["ci_l0"], strict=True):
             style.note(axes, f"{value:.1f}", (value, place), (3, 0), **words)
-        rank = {"color": "#D55E00", "marker": "|", "markersize": 8, "markeredgewidth": 2}
-        size = {"color": style.MUTED, "marker": "d", "markersize": 4, "markeredgewidth": 0}
+        rank: Any = {"color": "#D55E00", "marker": "|", "markersize": 8, "markeredgewidth": 2}
+        size: Any = {"color": style.MUTED, "marker": "d", "markersize": 4, "markeredgewidth": 0}
         axes.plot(numbers["rank"], places, linestyle="none", label="rank of the matrix", **rank)
         axes.plot(numbers["C"], places, linestyle="none", label="subcomponents C", **size)
         axes.set_yticks(places, numbers["site"].tolist(), fontsize=8)
