@@ -84,10 +84,18 @@ class Subcomponents(nn.Module):
         return out if how.route is None else torch.where(how.route[..., None], out, clean)
 
     @contextmanager
-    def masked(self, model: nn.Module, masks: Mapping[str, SiteMask]) -> Iterator[None]:
+    def masked(
+        self,
+        model: nn.Module,
+        masks: Mapping[str, SiteMask],
+        inputs: dict[str, Tensor] | None = None,
+    ) -> Iterator[None]:
         """Within the context, forwards of `model` run with the sites in `masks` replaced.
 
         The mapping is read while a forward runs: it may be filled and emptied between forwards.
+
+        Args:
+            inputs: collects what each site reads in forwards without masks.
         """
         if unknown := masks.keys() - self.sites.keys():
             raise KeyError(*unknown)
@@ -95,9 +103,11 @@ class Subcomponents(nn.Module):
 
         def hook_for(name: str) -> Any:
             def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-                if name not in masks:
-                    return output
-                return self.masked_output(name, module.bias, args[0], output, masks[name])
+                if name in masks:
+                    return self.masked_output(name, module.bias, args[0], output, masks[name])
+                if inputs is not None and not masks:
+                    inputs[name] = args[0]
+                return output
 
             return hook
 
@@ -116,13 +126,10 @@ def _flat(site: str) -> str:
 
 @contextmanager
 def recorded_inputs(
-    model: nn.Module,
-    sites: dict[str, Site],
-    only: set[str] | None = None,
-    into: dict[str, Tensor] | None = None,
+    model: nn.Module, sites: dict[str, Site], only: set[str] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect what each site reads ([rows, positions, d_in]) while the context's forwards run."""
-    inputs: dict[str, Tensor] = {} if into is None else into
+    """Collect what each site reads ([rows, positions, d_in]) while the context's forward runs."""
+    inputs: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:

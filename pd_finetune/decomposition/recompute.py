@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -52,6 +53,8 @@ def _recomputing(forward: Any, masks: dict[str, SiteMask]) -> Any:
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         if not masks:
             return forward(*args, **kwargs)
+        if torch.compiler.is_compiling():  # masks are tensors of the graph, there at any time
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         mine = dict(masks)
 
         def run(*args: Any, **kwargs: Any) -> Any:

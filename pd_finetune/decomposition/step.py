@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pd_finetune.decomposition.ci_function import CIFunction
-from pd_finetune.decomposition.components import SiteMask, Subcomponents, recorded_inputs
+from pd_finetune.decomposition.components import SiteMask, Subcomponents
 from pd_finetune.decomposition.config import RecipeConfig
 from pd_finetune.decomposition.losses import FrequencyPenalty, faithfulness, p_norm_minimality
 from pd_finetune.decomposition.micro_batch import MicroBatch
@@ -163,9 +163,7 @@ class StepMaker:
     def _running(self, batch: Tensor) -> Iterator[None]:
         """What holds for a step's forwards and, where these are run again, its backward."""
         with ExitStack() as held:
-            sites, read = self.components.sites, set(self.ci_function.inputs)
-            held.enter_context(recorded_inputs(self.model, sites, read, self._inputs))
-            held.enter_context(self.components.masked(self.model, self._masks))
+            held.enter_context(self.components.masked(self.model, self._masks, self._inputs))
             if self.recompute:
                 held.enter_context(recomputed(self.components, self.model, self._masks))
             if batch.device.type == "cpu" and batch.shape[1] <= _SHORT:
@@ -173,12 +171,11 @@ class StepMaker:
             yield
 
     def _clean_forward(self, batch: Tensor, value: Float[Tensor, ""]) -> Clean:
-        self._inputs.clear()
         with autocast(batch.device, self.precision):
             with torch.no_grad():
                 output = self.readout.output(batch)
-            inputs = dict(self._inputs)
-            x = self.ci_function(inputs)
+            x = self.ci_function(self._inputs)
+            self._inputs.clear()
             return Clean(batch, output, *readings(x, self.recipe.minimality, value))
 
     def _masked_forward(
@@ -209,7 +206,6 @@ class StepMaker:
         with autocast(ci.device, self.precision):
             output = self.readout.output(clean.batch)
             self._masks.clear()
-            self._inputs.clear()
             return self.readout.divergence(output, clean.output)
 
     def _loss(self, batch: Tensor, step: int, noise: RowNoise, share: Share) -> StepLoss:
