@@ -24,9 +24,9 @@ def run(config: RunConfig) -> RunRecord:
     if config.shard:
         raise UserError(f"shard={config.shard} is a part of a sweep: give -m, or no shard")
     with no_collection():
-        from pd_finetune.finetuning.experiment import finetune_run
+        from pd_finetune.on_demand import finetuned
 
-    record, folder, fresh = finetune_run(config)
+    record, folder, fresh = finetuned(config)
     if not fresh:
         print(f"already finished; change the config or remove {folder} to do it again")
     from pd_finetune.results.table import print_record
@@ -38,9 +38,9 @@ def run(config: RunConfig) -> RunRecord:
 
 def run_in_sweep(config: RunConfig) -> bool:
     """Do a run without a word; whether it was done just now."""
-    from pd_finetune.finetuning.experiment import finetune_run
+    from pd_finetune.on_demand import finetuned
 
-    _, _, fresh = finetune_run(config)
+    _, _, fresh = finetuned(config)
     return fresh
 
 

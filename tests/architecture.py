@@ -34,7 +34,7 @@ LAYERS = (
     ("sweep",),
     ("main",),
     ("run", "corpus", "pretrain", "decompose", "harvest", "quality", "figures", "export")
-    + ("rollouts", "studies"),
+    + ("on_demand", "rollouts", "studies"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 BASE, STAGES = LAYERS[0], LAYERS[-1]

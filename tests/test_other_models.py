@@ -11,16 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pd_finetune import decompose, export
-from pd_finetune.decomposition import on_demand
+from pd_finetune import decompose, export, on_demand
 from pd_finetune.decomposition.folder import RECORD
 from pd_finetune.decomposition.trainer import Trainer
 from pd_finetune.errors import UserError
 from pd_finetune.export import ExportConfig
-from pd_finetune.finetuning.experiment import finetune_run
 from pd_finetune.loading.decomposition import load_decomposition
 from pd_finetune.loading.folders import decomposition_folder
 from pd_finetune.loading.target import load_target
+from pd_finetune.on_demand import finetuned
 from pd_finetune.selection.store import load_harvest
 from pd_finetune.targets.keys import SubcomponentKey
 from tests import composed, families
@@ -75,7 +74,7 @@ def test_a_run_trains_what_it_needs(family: str, text: Path, tmp_path: Path) -> 
     first, more = PATTERN[family].replace("*", "0"), PATTERN[family].replace("*", "1")
     by_key = ["selection=keys", f"selection.keys=['{more}:2']", "method.start=-1.0"]
     config = composed.stage("run", *words(model, text, tmp_path / "runs", family, *by_key))
-    record, folder, fresh = finetune_run(config)
+    record, folder, fresh = finetuned(config)
     assert fresh and record.finished and list(record.masks) == [f"{more}:2"]
     place = record.config["decomposition"]["folder"]
     assert place.startswith("trained:")
@@ -116,29 +115,29 @@ def test_trained_once_and_gone_on_with_after_a_kill(
     more = ["decomposition.checkpoint_steps=2", "selection=random", "objective.steps=1"]
     given = words(model, text, tmp_path / "runs", "gpt2", *more)
     with pytest.raises(KeyboardInterrupt):
-        finetune_run(composed.stage("run", *given))
-    first, _, _ = finetune_run(composed.stage("run", *given))
+        finetuned(composed.stage("run", *given))
+    first, _, _ = finetuned(composed.stage("run", *given))
     assert steps == [0, 1, 2, 2, 3]  # from the checkpoint of step 2
-    again, _, fresh = finetune_run(composed.stage("run", *given))
+    again, _, fresh = finetuned(composed.stage("run", *given))
     assert not fresh and len(steps) == 5
     assert again.config["decomposition"] == first.config["decomposition"]
     # another recipe is another decomposition, another checkpoint interval is not
     monkeypatch.setattr(decompose, "run", lambda config: pytest.fail("trained again"))
-    finetune_run(composed.stage("run", *given, "decomposition.checkpoint_steps=4", "seed=1"))
+    finetuned(composed.stage("run", *given, "decomposition.checkpoint_steps=4", "seed=1"))
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        finetune_run(composed.stage("run", *given, "decomposition.recipe.steps=5"))
+        finetuned(composed.stage("run", *given, "decomposition.recipe.steps=5"))
 
 
 def test_half_a_harvest_is_made_anew(text: Path, tmp_path: Path) -> None:
     model = families.folder("llama", tmp_path / "model")
     more = ["selection=random", "objective.steps=1"]
     given = words(model, text, tmp_path / "runs", "llama", *more)
-    record, folder, _ = finetune_run(composed.stage("run", *given))
+    record, folder, _ = finetuned(composed.stage("run", *given))
     place = decomposition_folder(record.config["decomposition"]["folder"])
     made = json.loads((place / "harvest" / "harvest.json").read_text())
     (place / "harvest" / "harvest.json").unlink()
     shutil.rmtree(folder)
-    finetune_run(composed.stage("run", *given))
+    finetuned(composed.stage("run", *given))
     again = json.loads((place / "harvest" / "harvest.json").read_text())
     assert again["files"] == made["files"]
     assert (place / RECORD).is_file()
@@ -159,7 +158,7 @@ def test_mistakes(more: list[str], message: str, text: Path, tmp_path: Path) -> 
     model = families.folder("gpt2", tmp_path / "model")
     given = [w for w in words(model, text, tmp_path, "gpt2") if "decomposition.sites" not in w]
     with pytest.raises(UserError, match=message):
-        finetune_run(composed.stage("run", *given, *more))
+        finetuned(composed.stage("run", *given, *more))
 
 
 def test_every_matrix_where_no_pattern_is_given(
@@ -176,7 +175,7 @@ def test_every_matrix_where_no_pattern_is_given(
 
     monkeypatch.setattr(on_demand, "find_sites", find)
     with pytest.raises(UserError, match="seen"):
-        finetune_run(composed.stage("run", *given))
+        finetuned(composed.stage("run", *given))
     names = [
         f"transformer.h.{i}.{name}"
         for i in range(2)

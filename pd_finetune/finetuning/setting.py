@@ -10,9 +10,7 @@ from hydra.utils import instantiate
 
 from pd_finetune.decomposition.bases.assemble import built
 from pd_finetune.decomposition.bases.config import BasisConfig
-from pd_finetune.decomposition.config import TrainedDecompositionConfig
 from pd_finetune.decomposition.decomposition import Decomposition
-from pd_finetune.decomposition.on_demand import trained_decomposition
 from pd_finetune.errors import UserError
 from pd_finetune.finetuning.config import RunConfig
 from pd_finetune.finetuning.identity import published_labels
@@ -52,6 +50,11 @@ def _target_as_it_is(stamp: _Stamp, folder: str, device: str, dtype: str) -> Tar
     if _stamp(path) == stamp:
         remember_hash(path, dtype, target.hash)
     return target
+
+
+def target_of(config: RunConfig) -> Target:
+    """The target of a config, which its run then takes over."""
+    return _target(config.model.folder, config.device, config.model.dtype)
 
 
 def _decomposition(folder: str, model: tuple[str, str, str]) -> Decomposition:
@@ -97,15 +100,10 @@ class Setting:
 
 
 def load_setting(config: RunConfig) -> Setting:
-    """Load target, decomposition and text source of a config; settle the CPU threads it runs on.
-
-    Where the decomposition is to be trained, it is, and the config names the result from then on.
-    """
+    """Load target, decomposition and text source of a config; settle the CPU threads it runs on."""
     prepare(config.threads)
     model = (config.model.folder, config.device, config.model.dtype)
     target = _target(*model)
-    if isinstance(config.decomposition, TrainedDecompositionConfig):
-        config.decomposition = trained_decomposition(config, config.decomposition, target)
     source = instantiate(config.languages.source)
     if isinstance(config.decomposition, BasisConfig):
         decomposition = built(config.decomposition, target, source, config.languages.all)

@@ -103,11 +103,11 @@ class Trials:
     def _one(self, setting: Setting, budget: int, seed: int) -> Score:
         trial = (*setting.items(), budget, seed)
         if trial not in self._scores:
-            from pd_finetune.finetuning.experiment import finetune_run
+            from pd_finetune.on_demand import finetuned
 
             words = [f"{key}={value}" for key, value in setting.items()]
             words += [f"budget={budget}", f"seed={seed}"]
-            record, _, _ = finetune_run(composed("run", RunConfig, [*self._words, *words]))
+            record, _, _ = finetuned(composed("run", RunConfig, [*self._words, *words]))
             assert record.to_chance_nats is not None
             damage = max(record.damage_nats[name] for name in record.protected_languages)
             others = [key for key in setting if key not in ("method.lr", "method.kl_weight")]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 from hydra.utils import instantiate
 
+from pd_finetune import decompose, harvest
 from pd_finetune.cli.compose import stage_config
 from pd_finetune.decomposition.config import (
     DecomposeConfig,
@@ -19,10 +21,29 @@ from pd_finetune.decomposition.sites import find_sites, full_rank_sites
 from pd_finetune.errors import UserError
 from pd_finetune.files import alone
 from pd_finetune.finetuning.config import RunConfig
+from pd_finetune.finetuning.experiment import finetune_run
+from pd_finetune.finetuning.setting import target_of
+from pd_finetune.records.record import RunRecord
+from pd_finetune.runtime import prepare
 from pd_finetune.selection.config import HarvestConfig
 from pd_finetune.targets.load import Target
 
 _VERSION = 1
+
+
+def finetuned(config: RunConfig) -> tuple[RunRecord, Path, bool]:
+    """`finetune_run` of a config whose decomposition may still have to be trained.
+
+    Where it is, the config names the result from then on.
+
+    Raises:
+        UserError: as `finetune_run` and `trained_decomposition`.
+    """
+    if isinstance(config.decomposition, TrainedDecompositionConfig):
+        prepare(config.threads)
+        target = target_of(config)
+        config.decomposition = trained_decomposition(config, config.decomposition, target)
+    return finetune_run(config)
 
 
 def trained_decomposition(
@@ -36,8 +57,6 @@ def trained_decomposition(
     Raises:
         UserError: a pattern fits no matrix, the text is too short, or the window too long.
     """
-    from pd_finetune import decompose, harvest
-
     sites = dict(settings.sites) or full_rank_sites(target.model)
     find_sites(target.model, sites)
     if settings.recipe.window > target.context:
