@@ -144,7 +144,7 @@ def finetune(folder: Path, args: argparse.Namespace, *more: str) -> dict[str, fl
         "progress=false",
         f"paths.runs={folder / 'runs'}",
     ]
-    record = run(stage_config("config", RunConfig, [*words(folder, args), *overrides, *more]))
+    record = run(stage_config("run", RunConfig, [*words(folder, args), *overrides, *more]))
     seconds = record.seconds
     return {
         "load_seconds": seconds.load,

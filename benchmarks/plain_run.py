@@ -142,7 +142,7 @@ def run(overrides: list[str], threads: int) -> dict[str, Any]:
     from pd_finetune.cli.compose import stage_config
     from pd_finetune.finetuning.config import RunConfig
 
-    config = stage_config("config", RunConfig, overrides)
+    config = stage_config("run", RunConfig, overrides)
     config.threads = threads or torch.get_num_threads()
     from pd_finetune.evaluation.held_out import held_out
     from pd_finetune.finetuning.experiment import Prepared

@@ -1,20 +1,23 @@
 """`python -m pd_finetune.rollouts`: edited models speak, and the page reads what they said."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pd_finetune import rollouts
+from pd_finetune.edits.edit import SavedEdit
 from pd_finetune.errors import UserError
-from pd_finetune.loading.decomposition import load_decomposition
+from pd_finetune.evaluation.sampling import continuations
 from pd_finetune.loading.target import load_target
 from pd_finetune.records.record import RunRecord
 from pd_finetune.report.tables import score_table
 from pd_finetune.results.rollouts import Rollout, read_rollouts, scores, shares, write_rollouts
 from pd_finetune.rollouts import RolloutsConfig
+from pd_finetune.targets.changes import edited
+from tests import composed
 from tests.test_export import finished_run, world  # noqa: F401
 
 PROMPTS = {"de": ["Der schnelle", "Die Bibliothek"], "en": ["The library"]}
@@ -43,7 +46,8 @@ def runs(world: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 def made(runs: Path, out: Path, **changes: int) -> pd.DataFrame:
     fields = {"tokens": 12, "samples": 2, "runs_per_arm": 1, "device": "cpu", **changes}
-    config = RolloutsConfig(runs=str(runs), out=str(out), prompts=PROMPTS, **fields)
+    stage = composed.stage("rollouts")
+    config = replace(stage, runs=str(runs), out=str(out), prompts=PROMPTS, **fields)
     return read_rollouts(rollouts.run(config))
 
 
@@ -55,11 +59,10 @@ def test_edits_at_their_best_budget_are_continued(runs: Path, tmp_path: Path) ->
     folder = runs / "mask_16_0"
     record = RunRecord.read(folder / "result.json")
     target = load_target(record.config["model"]["folder"])
-    parts = load_decomposition(record.config["decomposition"]["folder"], target)
     greedy = found[(found["mode"] == "greedy") & (found["prompt"] == "Der schnelle")]
     texts = greedy.set_index("arm")["continuation"]
     assert texts["unedited"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
-    with load_method(folder, record, target, parts).edited():
+    with edited(target.model, SavedEdit(folder, target)):
         assert texts["two_scalars"] == continuations(target, {"de": "Der schnelle"}, 12)["de"]
     assert texts["unedited"] != texts["two_scalars"]
 
@@ -75,7 +78,7 @@ def test_same_seed_same_file(runs: Path, tmp_path: Path) -> None:
 def test_mistakes(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished runs"):
         made(tmp_path / "absent", tmp_path / "out")
-    with pytest.raises(UserError, match="prompts: give some for two languages"):
+    with pytest.raises(UserError, match="prompts has 1: give two or more languages"):
         RolloutsConfig(prompts={"de": ["x"]})
     with pytest.raises(UserError, match="longer than the target's context"):
         made(runs, tmp_path / "out", tokens=500)

@@ -61,8 +61,7 @@ def test_localised_lora_sits_on_the_selected_matrix(tmp_path):
     one, *_ = finetune_run(compose("arm=one_scalar", f"paths.runs={tmp_path}"))
     local, *_ = finetune_run(compose("arm=localized_lora", f"paths.runs={tmp_path}"))
     assert local.selection == one.selection
-    assert local.lora is not None
-    assert local.lora["sites"] == [one.selection[0].rpartition(":")[0]]
+    assert local.edit["sites"] == [one.selection[0].rpartition(":")[0]]
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,14 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from pd_finetune.errors import UserError
-from pd_finetune.figures import FiguresConfig, run
+from pd_finetune.figures import run
 from pd_finetune.plots import budgets, off_target, scalars, style, tradeoff
 from pd_finetune.plots.lines import spread
 from pd_finetune.records.record import RunRecord
+from pd_finetune.report.config import FiguresConfig
 from pd_finetune.results.frame import runs_frame
 from pd_finetune.results.summary import summarise
+from tests import composed
 from tests.plots import synthetic
 from tests.plots.synthetic import ARMS, LABELS
 
@@ -27,6 +30,10 @@ NAMES = (
     "tokens_to_target",
     "scalars",
 )
+
+
+def _figures(runs: str, out: str, **values: Any) -> FiguresConfig:
+    return replace(composed.stage("figures"), runs=runs, out=out, **values)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +168,7 @@ def test_stage_writes_everything(
 ) -> None:
     records = synthetic.records(("one_scalar", "lora_r1"), (1, 4), 2)
     write(tmp_path / "runs", [*records, synthetic.record(status="failed", seed=9)])
-    out = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "out")))
+    out = run(_figures(str(tmp_path / "runs"), str(tmp_path / "out")))
     assert {path.name for path in out.iterdir()} == {
         *(f"{name}.{kind}" for name in NAMES for kind in ("png", "svg", "csv")),
         *("runs.csv", "summary.csv", "table.md", "headline.md", "headline.tex"),
@@ -179,7 +186,7 @@ def test_stage_writes_everything(
     # without one-scalar runs, the figure of earlier ones must not stay
     write(tmp_path / "lora", records[4:5])
     monkeypatch.setattr(style, "save", lambda *_: None)  # drawing is slow, and seen above
-    run(FiguresConfig(str(tmp_path / "lora"), str(out)))
+    run(_figures(str(tmp_path / "lora"), str(out)))
     assert not list(out.glob("scalars.*")) and (out / "damage.svg").is_file()
 
 
@@ -197,8 +204,8 @@ def test_same_runs_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) -> N
 def test_a_table_of_runs_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "save", lambda *_: None)  # drawing is slow, and seen above
     write(tmp_path / "runs", synthetic.records(("one_scalar", "lora_r1"), (1, 4), 2))
-    first = run(FiguresConfig(str(tmp_path / "runs"), str(tmp_path / "a")))
-    second = run(FiguresConfig(str(first / "runs.csv"), str(tmp_path / "b")))
+    first = run(_figures(str(tmp_path / "runs"), str(tmp_path / "a")))
+    second = run(_figures(str(first / "runs.csv"), str(tmp_path / "b")))
     for name in ("runs.csv", "summary.csv", "README.md", "headline.tex", "claims.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -212,7 +219,7 @@ def test_a_damaged_record_is_left_out_and_named(
     (runs / "001" / "result.json").write_text('{"status": "finished", "conf')
     text = (runs / "002" / "result.json").read_text()
     (runs / "002" / "result.json").write_text(text.replace('"to_chance_nats"', '"to_nowhere"'))
-    out = run(FiguresConfig(str(runs), str(tmp_path / "out")))
+    out = run(_figures(str(runs), str(tmp_path / "out")))
     assert len(pd.read_csv(out / "runs.csv")) == 2
     shown = capsys.readouterr().out
     for name in ("001", "002"):
@@ -220,18 +227,18 @@ def test_a_damaged_record_is_left_out_and_named(
     for path in runs.glob("*/result.json"):
         path.write_text("[]")
     with pytest.raises(UserError, match=r"no finished runs .*4 failed, half-finished or damaged"):
-        run(FiguresConfig(str(runs), str(tmp_path / "none")))
+        run(_figures(str(runs), str(tmp_path / "none")))
 
 
 def test_no_finished_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"no finished runs .*experiment=write_up paths.runs="):
-        run(FiguresConfig(str(tmp_path / "absent"), str(out)))
+        run(_figures(str(tmp_path / "absent"), str(out)))
     write(tmp_path / "runs", [synthetic.record(status="failed")])
     with pytest.raises(UserError, match="1 failed, half-finished or damaged"):
-        run(FiguresConfig(str(tmp_path / "runs"), str(out)))
+        run(_figures(str(tmp_path / "runs"), str(out)))
     mixed = [synthetic.record(), synthetic.record(seed=1, target_language="fr")]
     write(tmp_path / "mixed", mixed)
     with pytest.raises(UserError, match=r"languages.target.*runs=\.\.\."):
-        run(FiguresConfig(str(tmp_path / "mixed"), str(out)))
+        run(_figures(str(tmp_path / "mixed"), str(out)))
     assert not out.exists()

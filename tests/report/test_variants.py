@@ -9,19 +9,25 @@ import pandas as pd
 import pytest
 
 from pd_finetune.errors import UserError
-from pd_finetune.figures import FiguresConfig, run
+from pd_finetune.figures import run
 from pd_finetune.plots import style
 from pd_finetune.records.record import Hashes, RunRecord
+from pd_finetune.report.config import FiguresConfig
 from pd_finetune.report.tables import changes_table, variants_tables
 from pd_finetune.results.frame import runs_frame
 from pd_finetune.results.summary import estimate
 from pd_finetune.results.variants import Variant, check_distinct, variant
 from pd_finetune.tables import interval, markdown
+from tests import composed
 from tests.plots import synthetic
 from tests.plots.test_figures import write
 
 BUDGETS, SEEDS = (4, 64), 3
 ALL = ["en", "fr", "es", "it"]
+
+
+def _figures(runs: str, out: str, **values: Any) -> FiguresConfig:
+    return replace(composed.stage("figures"), runs=runs, out=out, **values)
 
 
 def changed(arm: str, budget: int, seed: int, **fields: Any) -> RunRecord:
@@ -154,31 +160,31 @@ def test_the_stage_keeps_them_beside_the_page(
     mine = [changed(arm, 4, seed, target_language="fr") for arm in arms for seed in range(SEEDS)]
     write(tmp_path / "fr", mine)
     out = tmp_path / "out"
-    run(FiguresConfig(str(tmp_path / "runs"), str(out), variants=[str(tmp_path / "fr")]))
+    run(_figures(str(tmp_path / "runs"), str(out), variants=[str(tmp_path / "fr")]))
     page = (out / "README.md").read_text()
     assert "| French | en |" in page and "variants/fr-protecting-en.md" in page
     # the next call finds the table where this one left it
     table = out / "variants" / "fr-protecting-en.csv"
     written = table.read_bytes()
     assert "French destroyed" in table.with_suffix(".md").read_text()
-    run(FiguresConfig(str(out / "runs.csv"), str(out)))
+    run(_figures(str(out / "runs.csv"), str(out)))
     assert (out / "README.md").read_text() == page
     # what a call does not name is left alone, a table with more runs than the main ones too
     longer = synthetic.records(arms, (4, 16), SEEDS)
     more = [replace(record, protected_languages=["en", "fr"]) for record in longer]
     write(tmp_path / "more", more)
-    run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[str(tmp_path / "more")]))
+    run(_figures(str(out / "runs.csv"), str(out), variants=[str(tmp_path / "more")]))
     assert "French destroyed" not in (out / "README.md").read_text()
     assert table.read_bytes() == written
     assert len(pd.read_csv(out / "variants" / "de-protecting-en-fr.csv")) == len(more)
-    run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[]))
+    run(_figures(str(out / "runs.csv"), str(out), variants=[]))
     assert len(list((out / "variants").glob("*.csv"))) == 2 and table.read_bytes() == written
     with pytest.raises(UserError, match="absent': there is no such folder or table"):
-        run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[str(tmp_path / "absent")]))
+        run(_figures(str(out / "runs.csv"), str(out), variants=[str(tmp_path / "absent")]))
     bad = tmp_path / "bad.csv"
     bad.write_text("arm,budget\n")
     with pytest.raises(UserError, match="bad.csv': .* is no table of runs"):
-        run(FiguresConfig(str(out / "runs.csv"), str(out), variants=[str(bad)]))
+        run(_figures(str(out / "runs.csv"), str(out), variants=[str(bad)]))
 
 
 def test_text_without_code_or_english(main: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from pd_finetune.errors import UserError
+from pd_finetune.records import environment
 from pd_finetune.records.directory import RunBusy, RunDirectory, config_hash
 from pd_finetune.records.record import (
     Hashes,
@@ -26,6 +27,7 @@ from pd_finetune.records.record import (
 )
 from pd_finetune.records.tracking import open_tracker
 from pd_finetune.results.table import print_record
+from tests import composed
 
 CONFIG: dict[str, Any] = {
     "method": {"name": "mask", "lr": 0.3},

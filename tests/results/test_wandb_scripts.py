@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pd_finetune.records.config import LoggerConfig
 from pd_finetune.records.record import RunRecord, TargetTokens, Values
 from pd_finetune.records.tracking import open_tracker
+from tests import composed
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CONFIG = {
@@ -45,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     folder = root / "lora_r1_b4_s1-0123456789"
     folder.mkdir()
-    settings = LoggerConfig(kind="wandb_offline", group="a_sweep")
+    settings = replace(composed.group("logger", "wandb_offline"), group="a_sweep")
     tracker = open_tracker(settings, folder, folder.name, CONFIG)
     for step in range(700):  # over several of the log's blocks
         tracker.log(step, {"train/loss_nats": 5.0 - step / 700, "train/lr": 0.1})
