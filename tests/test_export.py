@@ -67,7 +67,7 @@ def finished_run(world: Path, folder: Path, name: str, **changes: Any) -> Tensor
         method = Lora(Material(target, parts, tiny.KEYS[:1]), rank=rank, alpha=3.0, where=where)
     generator = torch.Generator().manual_seed(5)
     for parameter in method.parameters():
-        parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
+        parameter.data += torch.randn(parameter.shape, generator=generator)
     folder.mkdir()
     method.save(folder)
     fields: dict[str, Any] = {

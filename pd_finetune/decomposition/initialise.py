@@ -86,7 +86,7 @@ def initialise(
     for name, (V, U) in fits.items():
         components.V(name).copy_(V)
         components.U(name).copy_(U)
-    if workers is not None:
+    if workers is not None and initial in DATA_STARTS:
         for parameter in components.parameters():
             parameter.copy_(workers.gather(parameter.detach()[None])[0])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_finetune import cache, files
+from pd_finetune import cache
 from pd_finetune.cache import source_sha256
 from pd_finetune.decomposition.folder import EMBEDDED_DECOMPOSITION, WEIGHTS, stored_hash
 from pd_finetune.errors import UserError
@@ -92,7 +92,7 @@ def test_hashes_are_remembered_of_files_that_have_settled(
     kept = file_sha256(path)
     assert len(list((tmp_path / "cache" / "hashes").iterdir())) == 1
     monkeypatch.setattr(cache, "file_sha256", lambda path: pytest.fail("hashed again"))
-    files._hashes.clear()
+    cache._hashes.clear()
     assert source_sha256(path) == kept
     monkeypatch.undo()
     change(path)
