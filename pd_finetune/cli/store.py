@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from pd_finetune.decomposition import config as decomposition
+from pd_finetune.decomposition import toy_config as toys
 from pd_finetune.decomposition.bases import config as bases
 from pd_finetune.edits import config as edits
 from pd_finetune.evaluation import config as evaluation
@@ -18,7 +19,6 @@ from pd_finetune.records import config as records
 from pd_finetune.selection import config as selection
 from pd_finetune.targets import config as targets
 from pd_finetune.text import config as text
-from pd_finetune.toys import config as toys
 
 GROUPS: dict[str, Any] = {
     "model": targets.ModelConfig,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
+from pd_finetune.decomposition.toy_config import ToyConfig
 from pd_finetune.schema import (
     Checked,
     Count,
@@ -25,7 +26,6 @@ from pd_finetune.schema import (
 )
 from pd_finetune.targets.config import ModelConfig
 from pd_finetune.text.config import LanguagesConfig
-from pd_finetune.toys.config import ToyConfig
 
 # V and U start from W alone, within its spaces or `free` of them (toys), or from text: the `pca` or
 # `ica` of what passes, one subcomponent a neuron where C is the wider side

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pd_finetune.decomposition.config import RecipeConfig
+from pd_finetune.decomposition.toy_config import ToyConfig
 from pd_finetune.errors import TrainingError, UserError
 from pd_finetune.files import replacing
-from pd_finetune.toys.config import ToyConfig
 from pd_finetune.toys.model import ToyModel, ToyTarget
 
 TARGET, DECOMPOSITION, HELD_OUT = range(3)  # streams of inputs that share no numbers
