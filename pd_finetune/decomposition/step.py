@@ -128,7 +128,7 @@ class StepMaker:
     ) -> StepLoss:
         """The same loss and its gradients, the activations of one of `parts` at a time."""
         means, count = None, len(parts)
-        results: list[tuple[float, dict[str, float]]] = []
+        results: list[tuple[Tensor, dict[str, float]]] = []
         # one tensor, filled part by part: of a source per position it is as large as activations
         slopes = None if self.sources is None else torch.empty_like(self.sources.values)
         with self._running(batch):

@@ -300,11 +300,11 @@ def test_wandb_online_without_login_is_refused(
 
 
 def test_settings_that_wandb_refuses_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "nowhere")
-    with pytest.raises(UserError, match="W&B cannot start .*nowhere"):
-        open_tracker(composed.group("logger", "wandb_offline"), tmp_path, "x", CONFIG)
+    settings = composed.group("logger", "wandb_offline", project="a/b")
+    with pytest.raises(UserError, match="W&B cannot start .*a/b"):
+        open_tracker(settings, tmp_path, "x", CONFIG)
     assert "Traceback" not in capfd.readouterr().err
 
 
