@@ -33,6 +33,7 @@ def run(config: HarvestConfig) -> Path:
         only=config.only,
         token_statistics=config.token_statistics,
         effects=config.effects,
+        prices=config.prices,
         precision=config.precision,
     )
     save_harvest(found, out)

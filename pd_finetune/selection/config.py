@@ -6,7 +6,7 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from pd_finetune.decomposition.config import DecompositionConfig
-from pd_finetune.schema import Checked, Count, NotEmpty, OneOf, Precision, StageConfig
+from pd_finetune.schema import Checked, Count, Natural, NotEmpty, OneOf, Precision, StageConfig
 from pd_finetune.targets.config import ModelConfig
 from pd_finetune.text.config import LanguagesConfig
 
@@ -42,12 +42,13 @@ class TopSelection(SelectionConfig):
 class LabelSelection(SelectionConfig):
     """The subcomponent whose label names the target language alone; `choose` settles several.
 
-    `choose`: "effect" takes the one whose inversion hurts the target language most, "share" the
-    one with the highest share of its CI there; "only" refuses unless there is exactly one. With
+    `choose`: "effect" takes the one whose inversion hurts the target language most, "price" the one
+    that takes it to chance for the least damage elsewhere, "share" the one with the highest share
+    of its CI there; "only" refuses unless there is exactly one. With
     `decomposition.labels` the text decides alone, and there has to be exactly one.
     """
 
-    choose: Annotated[str, OneOf("effect", "share", "only")] = MISSING
+    choose: Annotated[str, OneOf("effect", "price", "share", "only")] = MISSING
 
     @property
     def reads_labels(self) -> bool:
@@ -85,5 +86,6 @@ class HarvestConfig(StageConfig):
     only: list[str] | None = MISSING  # sites; null: all
     token_statistics: bool = MISSING  # labels name languages alone without
     effects: bool = MISSING  # of inverting each exclusive subcomponent, by which one is chosen
+    prices: Natural = MISSING  # of chance, of so many of largest effect by language
     precision: Precision = MISSING  # bfloat16 blurs which importances near 0 count as firing
     out: str | None = MISSING  # null: beside the decomposition

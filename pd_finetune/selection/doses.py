@@ -67,10 +67,15 @@ class Doses:
 
     def cross_entropies(self, key: SubcomponentKey, scale: float) -> list[float]:
         """Mean nats per token of each text with one subcomponent's scale at `scale`."""
+        return self._of(key, scale, self._texts)
+
+    def _of(
+        self, key: SubcomponentKey, scale: float, texts: Sequence[Int[Tensor, "rows pos"]]
+    ) -> list[float]:
         change = change_of(self._basis, {key: scale}, self._target.device)
         predictions = Predictions(self._target, lowest_layer(change), self._batch)
         ces = []
-        for ids in self._texts:
+        for ids in texts:
             rows = predictions.prepared(ids[:, :-1])
             with edited(self._target.model, change):
                 ces.append(fmean(predictions.scores(rows, ids[:, 1:])[0]))
@@ -78,7 +83,7 @@ class Doses:
 
     def at(self, key: SubcomponentKey, scale: float) -> Dose:
         """Those of target and protected language."""
-        target, protected, *_ = self.cross_entropies(key, scale)
+        target, protected = self._of(key, scale, self._texts[:2])
         return Dose(scale, target, protected)
 
     def curve(

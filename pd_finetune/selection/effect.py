@@ -57,3 +57,45 @@ def add_effects(
         with edited(target.model, change):
             effects[row] = fmean(sequence_cross_entropies(target, ids, batch)) - base[language]
     return subcomponents.assign(effect_nats=effects)
+
+
+def add_prices(
+    subcomponents: pd.DataFrame,
+    target: Target,
+    decomposition: Decomposition,
+    texts: Rows,
+    count: int,
+    batch: int,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """`subcomponents` with `price_scale` and `price_nats`: what chance costs by one scale alone.
+
+    The scale m below 1 at which the subcomponent's own language is at chance, and the largest rise
+    of another language's cross-entropy there, on the windows that effects are measured on. nan
+    where it is not measured, or chance is not reached.
+
+    Args:
+        subcomponents: with key, exclusive, top_language and effect_nats.
+        count: of each language's exclusive ones, those of largest effect that are priced.
+    """
+    from pd_finetune.selection.doses import Doses, price_of
+
+    own = subcomponents[subcomponents["exclusive"] & subcomponents["effect_nats"].notna()]
+    ranks = own.groupby("top_language")["effect_nats"].rank(ascending=False, method="first")
+    scales, prices = (np.full(len(subcomponents), np.nan) for _ in range(2))
+    windows = {name: torch.from_numpy(rows[:EFFECT_ROWS]) for name, rows in texts.items()}
+    by_language: dict[str, Doses] = {}
+    rows = subcomponents.index.get_indexer(ranks.index[ranks <= count])
+    for row in tqdm(rows, desc="prices", unit="subcomponent", disable=not progress):
+        language = str(subcomponents["top_language"].iloc[row])
+        if language not in by_language:
+            ordered = [windows[language], *(w for n, w in windows.items() if n != language)]
+            by_language[language] = Doses(target, decomposition, ordered, batch)
+        doses, key = by_language[language], SubcomponentKey.parse(subcomponents["key"].iloc[row])
+        curve = doses.curve(key, -1, target.chance_nats)
+        at = price_of(doses.refined(key, curve, target.chance_nats), target.chance_nats)
+        if not np.isnan(at.scale):
+            before, after = (doses.cross_entropies(key, m)[1:] for m in (1.0, at.scale))
+            scales[row] = at.scale
+            prices[row] = max(b - a for a, b in zip(before, after, strict=True))
+    return subcomponents.assign(price_scale=scales, price_nats=prices)

@@ -16,7 +16,7 @@ from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.sites import Site
 from pd_finetune.errors import UserError
 from pd_finetune.runtime import autocast
-from pd_finetune.selection.effect import add_effects
+from pd_finetune.selection.effect import add_effects, add_prices
 from pd_finetune.selection.labels import LIVE_MEAN_CI, add_labels
 from pd_finetune.selection.statistics import (
     STRONG_FIRING,
@@ -183,6 +183,7 @@ def harvest(
     only: list[str] | None = None,
     token_statistics: bool = True,
     effects: bool = True,
+    prices: int = 0,
     max_count_bytes: int = 2 * 2**30,
     examples: int = 5,
     context_tokens: int = 8,
@@ -204,6 +205,8 @@ def harvest(
         token_statistics: whether to count tokens in and out (labels then name languages alone).
         effects: whether to measure what inverting each exclusive subcomponent does (a forward of
             16 windows for each); `effect_nats` is nan without.
+        prices: of how many subcomponents of largest effect, by language, to measure what chance
+            costs; nan for the others.
         max_count_bytes: bound on dense token counts; above it the text is read several times. What
             the CI function's trunk gave is kept between them where it fits in as many bytes.
         examples: top activating examples per subcomponent, each from another window.
@@ -266,6 +269,9 @@ def harvest(
         subcomponents = add_effects(subcomponents, target, decomposition, texts, batch, progress)
     else:
         subcomponents = subcomponents.assign(effect_nats=np.nan)
+    subcomponents = add_prices(
+        subcomponents, target, decomposition, texts, prices if effects else 0, batch, progress
+    )
     config = {
         "languages": list(languages),
         "tokens_per_language": tokens_per_language,

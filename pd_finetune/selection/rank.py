@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN = 5  # candidates that an error names
-_CHOICES = ("effect", "share", "only")
+_CHOICES = ("effect", "price", "share", "only")
 _KEPT = 32  # candidates that a selection keeps, at least
 
 
@@ -143,9 +143,10 @@ def select_label(
     """The subcomponent whose label names the target language alone.
 
     Of several, `choose="effect"` takes the one whose inversion raises the target language's
-    cross-entropy most, on the harvest's text. `choose="share"` takes the highest share of mean CI
-    on the target language, labels of the whole language ("German text") before those of some of it
-    ("some German text"), then the highest mean CI. Ties go to the first key.
+    cross-entropy most, on the harvest's text; `choose="price"` the one that takes it to chance for
+    the least damage of any other language there. `choose="share"` takes the highest share of mean
+    CI on the target language, labels of the whole language ("German text") before those of some
+    of it ("some German text"), then the highest mean CI. Ties go to the first key.
 
     Raises:
         UserError: no harvest, no such label, or several with `choose="only"`.
@@ -154,7 +155,17 @@ def select_label(
         raise UserError(f"selection.choose={choose}: possible are {', '.join(_CHOICES)}")
     harvest, table = _table(harvest, decomposition, target_language, "label")
     matching = table["exclusive"] & (table["languages"] == target_language)
-    by = ["effect_nats"] if choose == "effect" else ["general", "share", "target_ci"]
+    if choose == "price":
+        if "price_nats" not in table or table.loc[matching, "price_nats"].isna().all():
+            raise UserError(
+                f"selection.choose=price, but the harvest has no price of chance for "
+                f"{target_language}: run python -m pd_finetune.harvest with prices=8 or more, or "
+                "use selection.choose=effect"
+            )
+        table = table.assign(cheapness=-table["price_nats"].fillna(np.inf))
+    by = {"effect": ["effect_nats"], "price": ["cheapness"]}.get(
+        choose, ["general", "share", "target_ci"]
+    )
     exclusive = _ordered(table[matching], by)
     if exclusive.empty:
         strong = table[table["target_ci"] >= EXCLUSIVE_MEAN_CI]
@@ -178,6 +189,7 @@ def select_label(
         )
     why = {
         "effect": f"largest effect of its inversion on {target_language}",
+        "price": f"least damage of another language with {target_language} at chance",
         "share": f"highest share of mean CI on {target_language}",
         "only": "the only one",
     }[choose]

@@ -29,7 +29,8 @@ class Harvest:
             mean_ci_<language>, firing_<language> and strong_firing_<language> (fractions of
             tokens), mean_ci (mean over languages), mean_activation, mean_abs_activation, norm,
             top_language, share, languages (comma-joined), exclusive, general, label (empty where
-            dead), effect_nats (nan where not exclusive).
+            dead), effect_nats (nan where not exclusive),
+            price_scale and price_nats (nan where not measured).
         tokens: key, side (in | out), token, token_id, pmi (nats), count, pmi_rank, weight_rank.
         examples: key, rank, language, row, position, before, at, after, ci.
         config: languages, tokens_per_language, thresholds, `hashes` of target, tokenizer,

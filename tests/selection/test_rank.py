@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -99,6 +100,18 @@ def test_label_takes_the_largest_effect_among_exclusive_ones(decomposition):
     assert chosen.reason.startswith("largest effect of its inversion on de among 2")
 
 
+def test_label_takes_the_cheapest_where_prices_decide(decomposition):
+    harvest = made(MEANS, decomposition, [0.0, 0.1, 0.9, *[0.0] * 6])
+    with pytest.raises(UserError, match="no price of chance for de: run .* with prices=8"):
+        select_label(harvest, decomposition, "de", 0, choose="price")
+    table = harvest.subcomponents.assign(price_nats=np.nan)
+    table.loc[[1, 4], "price_nats"] = [0.3, 0.01]  # 4 is of another language
+    harvest.subcomponents = table
+    chosen = select_label(harvest, decomposition, "de", 0, choose="price")
+    assert indices(chosen) == [1]  # 2 has the larger effect, and never reaches chance
+    assert "least damage" in chosen.reason and chosen.selection_tokens == 1000
+
+
 def test_label_of_the_whole_language_goes_before_some_of_it(decomposition):
     rows = [(0.49, 0.0, 0.0), (0.51, 0.04, 0.0)]
     chosen = select_label(made(rows, decomposition), decomposition, "de", 0, choose="share")
@@ -122,7 +135,7 @@ def test_label_refuses(harvest, decomposition):
     with pytest.raises(UserError, match="nearest: none is alive on it"):
         rows = [(0.5, 0.1, 0.0)]
         select_label(made(rows, decomposition), decomposition, "fr", 0, choose="share")
-    with pytest.raises(UserError, match="choose=best: possible are effect, share, only"):
+    with pytest.raises(UserError, match="choose=best: possible are effect, price, share, only"):
         select_label(harvest, decomposition, "de", 0, choose="best")
 
 
