@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 import torch
 from pd_finetune.distributed import workers
-from tests.targets.test_pretraining import pretraining
+from tests.pretraining.test_pretraining import pretraining
 torch.set_num_threads(1)
 made = pretraining(steps=5, workers=workers(torch.device("cpu")))
 made.train(Path(sys.argv[1]))
@@ -77,6 +77,7 @@ import sys
 from pathlib import Path
 import torch
 from pd_finetune.decomposition.trainer import Trainer
+from pd_finetune.distributed import workers
 from tests.decomposition import parts
 from tests.decomposition.test_trainer import RECIPES
 from tests import tiny

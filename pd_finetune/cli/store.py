@@ -54,15 +54,23 @@ def _tuned(name: str, *, _parent_: Any, _root_: Any) -> float:
     return float(edits.band(_parent_.bands, int(_root_.budget))[name])
 
 
-def _arm_of(method: str, selection: str) -> str:
-    """`${arm_of:<method>,<selection>}`: the committed arm that is just these two, or both names."""
+def _arm_of(method: str, selection: str, where: str, keys: Any) -> str:
+    """`${arm_of:...}`: the committed arm that is just this method and selection, or both names.
+
+    One key given by hand is an arm of its own; for an edit of all matrices nothing is selected.
+    """
     wanted = {"override /method": method, "override /selection": selection}
+    if where == "all":
+        del wanted["override /selection"]
     for path in sorted((config_folder() / "arm").glob("*.yaml")):
         arm = yaml.safe_load(path.read_text(encoding="utf-8"))
         made_of = {k: v for entry in arm["defaults"] for k, v in entry.items()}
-        if made_of == wanted and set(arm) <= {"defaults", "arm"}:
+        if wanted.items() <= made_of.items() and set(arm) <= {"defaults", "arm"}:
             return path.stem
-    return f"{method}-{selection}"
+    if where == "all":
+        return method
+    one = f"-{keys[0]}".replace(":", "-") if keys and len(keys) == 1 else ""
+    return f"{method}-{selection}{one}"
 
 
 def register(stage: str | None = None, schema: Any = None) -> None:

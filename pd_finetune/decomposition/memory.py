@@ -15,7 +15,7 @@ _FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
 # Tensors [tokens, C] alive at the peak of a step. Kept by a step: pre-sigmoid importances, g,
 # r, and their gradients; by each masked forward: x V, its scales and the products of its backward.
 # On a CPU peaks from 300 to 1,850 MiB were 0.9 to 1.2 times the estimate (benchmarks/memory.py).
-_OF_STEP = {"merged": 6, "separate": 7}
+_OF_STEP = {"merged": 15, "separate": 7}
 _OF_FORWARD = 2
 _FORWARDS = {"merged": 1, "separate": 2}  # whose activations are there at the same time
 

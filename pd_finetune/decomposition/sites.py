@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Protocol, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pd_finetune.errors import UserError
 from pd_finetune.targets.keys import canonical_site, site_of_module
+from pd_finetune.targets.matrices import linear_modules, matrix_at
 
 
 @dataclass(frozen=True)
@@ -20,38 +20,6 @@ class Site:
     d_in: int
     d_out: int
     C: int
-
-
-class Matrix(Protocol):
-    """A module y = W x + b: `nn.Linear`, or transformers' `Conv1D`, whose weight is [d_in, d_out].
-
-    Whatever works on matrices goes through `weight_at` or `stored_as`, so that W is [d_out, d_in].
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-def is_transposed(module: object) -> bool:
-    """Whether a module keeps its weight as [d_in, d_out], as GPT-2's do."""
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
-
-
-def stored_as(module: object, W: Float[Tensor, "d_out d_in"]) -> Tensor:
-    """A matrix in the layout of the module's own weight; its own inverse."""
-    return W.T if is_transposed(module) else W
-
-
-def linear_modules(model: nn.Module) -> dict[str, Matrix]:
-    """All `nn.Linear` and `Conv1D` of a model but its output head, by module path."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return {
-        path: cast(Matrix, module)
-        for path, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or is_transposed(module)) and module is not head
-    }
 
 
 def find_sites(model: nn.Module, patterns: dict[str, int]) -> dict[str, Site]:
@@ -75,7 +43,7 @@ def find_sites(model: nn.Module, patterns: dict[str, int]) -> dict[str, Site]:
             name = site_of_module(path)
             if name in sites:
                 raise UserError(f"site '{name}' is matched by two patterns, '{pattern}' the second")
-            d_out, d_in = stored_as(linears[path], linears[path].weight).shape
+            d_out, d_in = matrix_at(model, path).shape
             sites[name] = Site(name, path, d_in, d_out, C)
     return sites
 
@@ -87,12 +55,9 @@ def full_rank_sites(model: nn.Module) -> dict[str, int]:
 
 def module_at(model: nn.Module, site: Site) -> nn.Module:
     """The module that holds a site's matrix."""
-    module = model.get_submodule(site.module)
-    assert isinstance(module, nn.Linear) or is_transposed(module)
-    return module
+    return model.get_submodule(site.module)
 
 
 def weight_at(model: nn.Module, site: Site) -> Float[Tensor, "d_out d_in"]:
     """The weight [d_out, d_in] of a site (a view, of a `Conv1D` transposed)."""
-    module = module_at(model, site)
-    return stored_as(module, cast(Matrix, module).weight)
+    return matrix_at(model, site.module)

@@ -19,8 +19,9 @@ from pd_finetune.goodfire.architecture import PUBLISHED, state_shapes
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import checkpoint_at, read_tensors
 from pd_finetune.goodfire.ci_weights import ci_shapes, ci_size, our_ci_weights
+from pd_finetune.goodfire.download import run_folder
 from pd_finetune.goodfire.names import arcee_tensors, current_names
-from pd_finetune.goodfire.runs import RunPath, run_folder
+from pd_finetune.goodfire.runs import RunPath
 from pd_finetune.goodfire.schema import Fields, Shape, require_tensors, sizes
 from pd_finetune.targets.keys import module_of_site
 from pd_finetune.targets.load import architecture, tensors_hash

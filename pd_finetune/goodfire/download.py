@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pd_finetune.errors import UserError, first_line
 from pd_finetune.files import alone, make_folder, replacing
 from pd_finetune.goodfire.cache import goodfire_cache, remove_leftovers
-from pd_finetune.goodfire.checkpoint import latest_checkpoint
+from pd_finetune.goodfire.checkpoint import checkpoint_at, latest_checkpoint
 from pd_finetune.goodfire.runs import RunPath
 
 _QUERY = """query Files($entity: String!, $project: String!, $run: String!, $after: String) {
@@ -130,3 +130,26 @@ def fetch_labels(address: str) -> Path:
             "name the subcomponent by selection=keys, as in selection.keys=[h.3.attn.v_proj:513]"
         ) from None
     return path
+
+
+def run_folder(given: str, option: str, config: str) -> Path:
+    """The local folder or file meant by `given`, downloaded first where it is a W&B run.
+
+    A path that exists wins over a run of the same spelling; one that is neither comes back as it
+    is.
+
+    Args:
+        option: the setting that named it, for messages (`model.folder`).
+        config: file that a complete folder holds beside its checkpoint.
+
+    Raises:
+        UserError: the run cannot be downloaded.
+    """
+    path = Path(given).expanduser()
+    run = None if path.exists() else RunPath.parse(given)
+    if run is None:
+        return path
+    for folder in run.local_folders():
+        if (folder / config).is_file() and checkpoint_at(folder):
+            return folder
+    return download_run(run, option)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pd_finetune.goodfire.cache import goodfire_cache
-from pd_finetune.goodfire.checkpoint import checkpoint_at
 
 _ID = r"[a-z0-9]-[a-z0-9]{8}"
 _FORMS = (
@@ -53,28 +52,3 @@ class RunPath:
             root = Path(os.environ.get(variable) or default).expanduser()
             folders += [root / "pretrain_cache" / name, root / "runs" / name]
         return folders
-
-
-def run_folder(given: str, option: str, config: str) -> Path:
-    """The local folder or file meant by `given`, downloaded first where it is a W&B run.
-
-    A path that exists wins over a run of the same spelling; one that is neither comes back as it
-    is.
-
-    Args:
-        option: the setting that named it, for messages (`model.folder`).
-        config: file that a complete folder holds beside its checkpoint.
-
-    Raises:
-        UserError: the run cannot be downloaded.
-    """
-    path = Path(given).expanduser()
-    run = None if path.exists() else RunPath.parse(given)
-    if run is None:
-        return path
-    for folder in run.local_folders():
-        if (folder / config).is_file() and checkpoint_at(folder):
-            return folder
-    from pd_finetune.goodfire.download import download_run
-
-    return download_run(run, option)

@@ -16,8 +16,8 @@ from pd_finetune.errors import UserError
 from pd_finetune.goodfire.architecture import MODEL_CONFIG, TRAINING_CONFIG, read_architecture
 from pd_finetune.goodfire.cache import converted
 from pd_finetune.goodfire.checkpoint import checkpoint_at, read_tensors
+from pd_finetune.goodfire.download import run_folder
 from pd_finetune.goodfire.names import arcee_tensors
-from pd_finetune.goodfire.runs import run_folder
 from pd_finetune.goodfire.schema import Fields, require_tensors
 from pd_finetune.text.pile_tokenizer import load_pile_tokenizer
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.scales import change_of
-from pd_finetune.selection.effect import INVERTED
 from pd_finetune.targets.changes import edited, lowest_layer
 from pd_finetune.targets.keys import SubcomponentKey
 from pd_finetune.targets.load import Target
 from pd_finetune.targets.predictions import Predictions
 
+INVERTED = -1.0  # the scale m; 1 is the unedited target
 # distances m - 1 on either side of the unedited target: few, as most candidates never get there, so
 # that what rises to chance and falls again between two of them is missed
 DISTANCES = (4.0, 11.0, 23.0, 45.0)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pd_finetune.decomposition.decomposition import Decomposition
 from pd_finetune.decomposition.scales import change_of
+from pd_finetune.selection.doses import INVERTED, Doses, price_of
 from pd_finetune.selection.tables import Rows
 from pd_finetune.targets.changes import edited
 from pd_finetune.targets.keys import SubcomponentKey
@@ -24,7 +25,6 @@ from pd_finetune.targets.predictions import sequence_cross_entropies
 if TYPE_CHECKING:
     import pandas as pd
 
-INVERTED = -1.0  # the scale m; 1 is the unedited target
 EFFECT_ROWS = 16  # windows of the language's harvest text
 
 
@@ -78,8 +78,6 @@ def add_prices(
         subcomponents: with key, exclusive, top_language and effect_nats.
         count: of each language's exclusive ones, those of largest effect that are priced.
     """
-    from pd_finetune.selection.doses import Doses, price_of
-
     own = subcomponents[subcomponents["exclusive"] & subcomponents["effect_nats"].notna()]
     ranks = own.groupby("top_language")["effect_nats"].rank(ascending=False, method="first")
     scales, prices = (np.full(len(subcomponents), np.nan) for _ in range(2))
