@@ -13,9 +13,10 @@ from pd_finetune.decomposition.sites import Site
 
 _FLOAT = 4  # bytes; trained parameters and everything elementwise are float32
 # Tensors [tokens, C] alive at the peak of a step. Kept by a step: pre-sigmoid importances, g,
-# r, and their gradients; by each masked forward: x V, its scales and the products of its backward.
-# On a CPU peaks from 300 to 1,850 MiB were 0.9 to 1.2 times the estimate (benchmarks/memory.py).
-_OF_STEP = {"merged": 15, "separate": 7}
+# r, masks, and their gradients; by each masked forward: x V, its scales and the products of its
+# backward. On a CPU, eager, peaks from 760 to 2,550 MiB were 1.0 to 1.3 times the estimate, that of
+# 530 MiB 1.5 times (benchmarks/memory.py).
+_OF_STEP = 14
 _OF_FORWARD = 2
 _FORWARDS = {"merged": 1, "separate": 2}  # whose activations are there at the same time
 
@@ -64,7 +65,7 @@ def memory_bytes(
         "gradients and Adam": 3 * trained * _FLOAT,
         # values, two moments, the gradient, a climb's scratch
         "adversary's sources": 5 * hostile * positions * (C + len(sites)) * _FLOAT,
-        "activations": tokens * (_OF_STEP[recipe.recon] * C + forward + trunk) * _FLOAT,
+        "activations": tokens * (_OF_STEP * C + forward + trunk) * _FLOAT,
     }
 
 
