@@ -170,7 +170,7 @@ def test_no_folder_is_named_by_the_clock(root: str) -> None:
         ("run", ["languages.preserve=[]"], "languages.preserve is empty"),
         ("run", ["selection=keys"], "selection.keys is empty"),
         ("run", ["selection=top16", "selection.count=0"], "selection.count=0"),
-        ("run", ["selection.choose=x"], "possible are effect, share, only"),
+        ("run", ["selection.choose=x"], "possible are effect, price, share, only"),
         ("run", ["method.lr=0"], "method.lr=0"),
         ("run", ["method=lora_r1", "method.rank=0"], "method.rank=0"),
         ("run", ["evaluation.split=train"], "possible are validation, test"),
