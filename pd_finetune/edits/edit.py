@@ -78,7 +78,7 @@ class Edit(ABC):
         return {}
 
     def save(self, folder: Path) -> None:
-        """Write the change, from which `load_edit` has the edit again; more files are welcome."""
+        """Write the change, from which `SavedEdit` has the edit again; more files are welcome."""
         save_change(folder / FILE, self)
 
 

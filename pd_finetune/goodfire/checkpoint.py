@@ -75,6 +75,7 @@ def _is_whole_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
+    # zipfile says NotImplementedError of a compression that it does not know
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise UserError(f"'{path}' is cut short or damaged ({error}): fetch it again") from None
     if broken is not None:

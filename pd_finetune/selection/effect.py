@@ -82,18 +82,20 @@ def add_prices(
     ranks = own.groupby("top_language")["effect_nats"].rank(ascending=False, method="first")
     scales, prices = (np.full(len(subcomponents), np.nan) for _ in range(2))
     windows = {name: torch.from_numpy(rows[:EFFECT_ROWS]) for name, rows in texts.items()}
-    by_language: dict[str, Doses] = {}
+    by_language: dict[str, tuple[Doses, list[float]]] = {}  # and the others, unedited
     rows = subcomponents.index.get_indexer(ranks.index[ranks <= count])
     for row in tqdm(rows, desc="prices", unit="subcomponent", disable=not progress):
         language = str(subcomponents["top_language"].iloc[row])
+        key = SubcomponentKey.parse(str(subcomponents["key"].iloc[row]))
         if language not in by_language:
             ordered = [windows[language], *(w for n, w in windows.items() if n != language)]
-            by_language[language] = Doses(target, decomposition, ordered, batch)
-        doses, key = by_language[language], SubcomponentKey.parse(subcomponents["key"].iloc[row])
+            made = Doses(target, decomposition, ordered, batch)
+            by_language[language] = made, made.cross_entropies(key, 1.0)[1:]
+        doses, clean = by_language[language]
         curve = doses.curve(key, -1, target.chance_nats)
         at = price_of(doses.refined(key, curve, target.chance_nats), target.chance_nats)
         if not np.isnan(at.scale):
-            before, after = (doses.cross_entropies(key, m)[1:] for m in (1.0, at.scale))
+            after = doses.cross_entropies(key, at.scale)[1:]
             scales[row] = at.scale
-            prices[row] = max(b - a for a, b in zip(before, after, strict=True))
+            prices[row] = max(b - a for a, b in zip(clean, after, strict=True))
     return subcomponents.assign(price_scale=scales, price_nats=prices)
